@@ -1,0 +1,74 @@
+"""TicketMask: the constraint that keeps pruned weights at zero."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_lottery")
+class TicketMask(keras.constraints.Constraint):
+    """Sets pruned weights to zero after every optimizer step.
+
+    It holds the weight's mask in one boolean variable, a byte a weight, which
+    belongs to no layer and so is not among the model's weights. Compiled
+    training functions read the variable, so a new mask is assigned into it
+    and nothing is compiled again.
+
+    Zero is selected, not multiplied: 0 * NaN is NaN, and would hide under
+    the mask.
+
+    Args:
+        shape: tuple of ints, the weight's shape.
+        constraint: optional `keras.constraints.Constraint`, the user's own.
+            It is applied between two maskings, so that it neither sees what
+            the step left in pruned weights nor brings them back.
+
+    Example:
+
+    ```python
+    mask = TicketMask((2,))
+    mask.assign([True, False])
+    mask(np.array([3.0, 4.0]))  # [3., 0.]
+    ```
+    """
+
+    def __init__(self, shape, constraint=None):
+        self.shape = tuple(shape)
+        self.constraint = keras.constraints.get(constraint)
+        self.mask = keras.Variable(
+            np.ones(self.shape, bool), dtype="bool", trainable=False,
+            name="ticket_mask",
+        )  # fmt: skip
+
+    def assign(self, mask):
+        """Makes the boolean array `mask` the mask from now on."""
+        self.mask.assign(np.asarray(mask, bool))
+
+    def numpy(self):
+        """The mask as a boolean array."""
+        return keras.ops.convert_to_numpy(self.mask).astype(bool)
+
+    def select(self, values):
+        """`values` where the mask keeps, zero elsewhere."""
+        values = ops.convert_to_tensor(values)
+        return ops.where(self.mask, values, ops.zeros((), values.dtype))
+
+    def __call__(self, w):
+        w = self.select(w)
+        if self.constraint is not None:
+            w = self.select(self.constraint(w))
+        return w
+
+    def get_config(self):
+        return {
+            "shape": self.shape,
+            "constraint": keras.constraints.serialize(self.constraint)
+            if self.constraint
+            else None,
+        }
+
+
+def mask_of(variable):
+    """The `TicketMask` of a variable, or `None`."""
+    constraint = getattr(variable, "constraint", None)
+    return constraint if isinstance(constraint, TicketMask) else None

@@ -1,0 +1,93 @@
+"""Criteria: the score of each weight. The lowest scores are pruned.
+
+A criterion is a function `(initial, trained) -> scores` of arrays of one
+shape: the weights at the rewind point and after training. The names are those
+of Zhou et al., *Deconstructing Lottery Tickets*, 1905.01067, section 2.
+"""
+
+import numpy as np
+
+
+def magnitude(initial, trained):
+    """|w_final|. Frankle & Carbin, 1803.03635, section 2."""
+    return np.abs(trained)
+
+
+def large_final(initial, trained):
+    """|w_final|: `magnitude` by its name in 1905.01067."""
+    return np.abs(trained)
+
+
+def small_final(initial, trained):
+    """-|w_final|: removes the largest. A control in 1905.01067."""
+    return -np.abs(trained)
+
+
+def magnitude_increase(initial, trained):
+    """|w_final| - |w_initial|. 1905.01067, section 2."""
+    return np.abs(trained) - np.abs(initial)
+
+
+def movement(initial, trained):
+    """|w_final - w_initial|. 1905.01067, section 2."""
+    return np.abs(trained - initial)
+
+
+def random(initial, trained, rng=None):
+    """Uniform noise from `rng`, a `numpy.random.Generator`."""
+    return (rng or np.random.default_rng()).random(trained.shape, np.float32)
+
+
+NAMES = {
+    function.__name__: function
+    for function in (
+        magnitude,
+        large_final,
+        small_final,
+        magnitude_increase,
+        movement,
+        random,
+    )
+}
+
+
+def get(criterion):
+    """The function that `criterion` names, or itself if it is callable.
+
+    Raises:
+        ValueError: If it is neither a known name nor a callable.
+    """
+    if isinstance(criterion, str) and criterion in NAMES:
+        return NAMES[criterion]
+    if callable(criterion):
+        return criterion
+    raise ValueError(
+        f"`criterion` must be one of {sorted(NAMES)} or a callable "
+        f"(initial, trained) -> scores. Received: criterion={criterion!r}"
+    )
+
+
+def scores(criterion, initial, trained, seed):
+    """Scores of one weight's array, checked.
+
+    Args:
+        criterion: a function that `get` returned.
+        initial: array, the weights at the rewind point.
+        trained: array of the same shape, the weights now.
+        seed: int or sequence of ints. Only `random` draws from it.
+
+    Returns:
+        An array of the same shape.
+
+    Raises:
+        ValueError: If the criterion returns another shape.
+    """
+    if criterion is random:
+        return random(initial, trained, np.random.default_rng(seed))
+    result = np.asarray(criterion(initial, trained))
+    if result.shape != trained.shape:
+        raise ValueError(
+            "`criterion` must return scores of the weights' shape "
+            f"{trained.shape}. Received: shape={result.shape}"
+        )
+    return result

@@ -1,0 +1,118 @@
+"""One file for a header and arrays: versioned, checksummed, atomic.
+
+The file is a header of JSON, the arrays one after the other, and a SHA-256 of
+all before it. No pickle, so that a file from a stranger can be read; booleans
+take one bit; arrays of zeros (fresh slots) take nothing.
+"""
+
+import hashlib
+import json
+import os
+import struct
+import tempfile
+
+import ml_dtypes  # noqa: F401  (gives NumPy the names of bfloat16 and float8)
+import numpy as np
+
+from keras_lottery import masks
+
+_MAGIC = b"KLTICKET"
+_VERSION = 1
+_HEAD = struct.Struct("<8sIQ")
+_DIGEST = hashlib.sha256().digest_size
+
+
+def write(path, header, arrays):
+    """Writes header and arrays to `path`, replacing it in one step.
+
+    Args:
+        path: str or path-like.
+        header: dict that JSON can hold.
+        arrays: iterable of (kind, name, array).
+    """
+    entries, blobs = [], []
+    for kind, name, array in arrays:
+        array = np.asarray(array)
+        blob = b""
+        if array.dtype == bool:
+            blob = masks.pack(array).tobytes()
+        elif array.any():
+            blob = np.ascontiguousarray(array).tobytes()
+        entries.append([kind, name, array.shape, array.dtype.name, len(blob)])
+        blobs.append(blob)
+    text = json.dumps({**header, "arrays": entries}).encode()
+    digest = hashlib.sha256()
+    with atomic_file(path) as file:
+        for part in (_HEAD.pack(_MAGIC, _VERSION, len(text)), text, *blobs):
+            digest.update(part)
+            file.write(part)
+        file.write(digest.digest())
+
+
+def read(path):
+    """The header and a list of (kind, name, array) from `path`."""
+    with open(path, "rb") as file:
+        data = file.read()
+    if data[: len(_MAGIC)] != _MAGIC:
+        raise ValueError(f"{path} is not a ticket of keras_lottery.")
+    if len(data) < _HEAD.size + _DIGEST:
+        raise ValueError(f"{path} is damaged: it is cut short.")
+    _, version, length = _HEAD.unpack_from(data)
+    if version > _VERSION:
+        raise ValueError(
+            f"{path} was written by a newer keras_lottery (format {version}; "
+            f"this one reads up to {_VERSION}). Update keras_lottery."
+        )
+    body = memoryview(data)[:-_DIGEST]
+    if hashlib.sha256(body).digest() != data[-_DIGEST:]:
+        raise ValueError(
+            f"{path} is damaged: its checksum does not match (it was altered "
+            "or cut short)."
+        )
+    header = json.loads(bytes(body[_HEAD.size : _HEAD.size + length]))
+    offset, arrays = _HEAD.size + length, []
+    for kind, name, shape, dtype, size in header.pop("arrays"):
+        blob = body[offset : offset + size]
+        arrays.append((kind, name, _array(blob, tuple(shape), dtype)))
+        offset += size
+    return header, arrays
+
+
+def _array(blob, shape, dtype):
+    if not len(blob):
+        return np.zeros(shape, np.dtype(dtype))
+    if dtype == "bool":
+        return masks.unpack(np.frombuffer(blob, np.uint8), shape)
+    return np.frombuffer(blob, np.dtype(dtype)).reshape(shape)
+
+
+class atomic_file:
+    """Context manager: a file that appears under its name when complete.
+
+    Args:
+        path: str or path-like.
+    """
+
+    def __init__(self, path):
+        self.path = os.fspath(path)
+
+    def __enter__(self):
+        directory = os.path.dirname(os.path.abspath(self.path))
+        os.makedirs(directory, exist_ok=True)
+        handle, self._part = tempfile.mkstemp(
+            dir=directory, prefix=f".{os.path.basename(self.path)}."
+        )
+        self._file = os.fdopen(handle, "wb")
+        return self._file
+
+    def __exit__(self, kind, error, traceback):
+        try:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+                os.replace(self._part, self.path)
+        finally:
+            self._file.close()
+            if os.path.exists(self._part):
+                os.unlink(self._part)

@@ -1,0 +1,139 @@
+"""Level: the record of one trained level; its weights spill to disk."""
+
+import dataclasses
+import itertools
+import os
+import tempfile
+
+import numpy as np
+
+from keras_lottery import masks as masks_lib
+
+
+class Weights:
+    """Arrays by path: in memory, or in a file once `spill` was called."""
+
+    def __init__(self, arrays):
+        self._arrays = arrays
+        self._file = None
+
+    @property
+    def nbytes(self):
+        """Bytes held in memory."""
+        return sum(a.nbytes for a in (self._arrays or {}).values())
+
+    def spill(self, directory):
+        """Moves the arrays to a file of `directory`."""
+        number = next(_numbers)
+        self._file = os.path.join(directory, f"{number}.npz")
+        # Numbered members: a path may hold what a file name may not.
+        np.savez(self._file, *self._arrays.values())
+        self._paths, self._arrays = list(self._arrays), None
+
+    def load(self):
+        """Dict, path -> array."""
+        if self._arrays is not None:
+            return self._arrays
+        with np.load(self._file) as file:
+            return {
+                path: file[f"arr_{i}"] for i, path in enumerate(self._paths)
+            }
+
+
+_numbers = itertools.count()
+
+
+@dataclasses.dataclass(eq=False)
+class Level:
+    """What became of one level when it was trained.
+
+    Args:
+        index: int, 0 for the dense network.
+        density: float, kept / total it was trained at.
+        history: dict, what Keras' `History` holds, or `{}`.
+        metrics: dict, the last epoch's logs.
+        early_stop_iteration: int or `None`: training steps up to the end of
+            the epoch with the lowest validation loss, if there was one.
+    """
+
+    index: int
+    density: float
+    history: dict
+    metrics: dict
+    early_stop_iteration: int | None
+    _packed: dict = dataclasses.field(repr=False)
+    _weights: Weights = dataclasses.field(repr=False)
+
+    @property
+    def masks(self):
+        """Dict, path -> boolean array: the mask it was trained under."""
+        return {
+            path: masks_lib.unpack(bits, shape)
+            for path, (bits, shape) in self._packed.items()
+        }
+
+    @property
+    def trained_weights(self):
+        """Dict, path -> array: the model's variables after training."""
+        return self._weights.load()
+
+
+class Levels(list):
+    """The records, oldest first; old weights leave memory beyond a limit.
+
+    Args:
+        memory: int, bytes of trained weights to hold in memory.
+    """
+
+    def __init__(self, memory=512 * 1024**2):
+        super().__init__()
+        self.memory = memory
+        self._directory = None
+
+    def record(self, index, masks, weights, history=None, steps=None):
+        """Appends a `Level`.
+
+        Args:
+            index: int, the level.
+            masks: dict, path -> boolean array.
+            weights: dict, path -> array.
+            history: optional dict of lists, one value an epoch.
+            steps: optional int, training steps an epoch.
+
+        Returns:
+            The `Level`.
+        """
+        history = history or {}
+        self.append(
+            Level(
+                index,
+                masks_lib.density(masks),
+                history,
+                {name: values[-1] for name, values in history.items()},
+                _early_stop_iteration(history, steps),
+                {p: (masks_lib.pack(m), m.shape) for p, m in masks.items()},
+                Weights(weights),
+            )
+        )
+        self._spill()
+        return self[-1]
+
+    def _spill(self):
+        held = sum(level._weights.nbytes for level in self)
+        for level in self:
+            if held <= self.memory:
+                break
+            if level._weights.nbytes:
+                if self._directory is None:
+                    self._directory = tempfile.TemporaryDirectory(
+                        prefix="keras_lottery_"
+                    )
+                held -= level._weights.nbytes
+                level._weights.spill(self._directory.name)
+
+
+def _early_stop_iteration(history, steps):
+    losses = history.get("val_loss")
+    if not losses or not steps or np.isnan(losses).all():
+        return None
+    return (int(np.nanargmin(losses)) + 1) * steps

@@ -1,0 +1,144 @@
+"""Mask arithmetic: exact counts, ties, densities, bit packing.
+
+Pure NumPy, so that every number here can be checked by hand. A mask is a
+boolean array, `True` where a weight survives. Masks travel in dicts from the
+weight's path to its mask, in the order of the model's weights; that order is
+what breaks ties across layers.
+"""
+
+import numpy as np
+
+
+def count_to_prune(rate, survivors):
+    """Number of weights that one round at `rate` removes from `survivors`."""
+    return round(rate * survivors)
+
+
+def prune_layerwise(masks, rates, score):
+    """Removes from each layer its own share of lowest-scored survivors.
+
+    Args:
+        masks: dict, path -> boolean array.
+        rates: dict, path -> float in [0, 1), fraction of survivors to remove.
+        score: function, path -> array of the mask's shape. Low scores go.
+
+    Returns:
+        A new dict, path -> boolean array, each nested in the old one.
+
+    Raises:
+        ValueError: If a surviving score is NaN.
+
+    Example:
+
+    ```python
+    masks = {"kernel": np.array([True, True, True, False])}
+    weights = {"kernel": np.array([3.0, 1.0, 2.0, 0.0])}
+    prune_layerwise(masks, {"kernel": 0.4}, weights.get)
+    # {'kernel': array([ True, False,  True, False])}
+    ```
+
+    Source: Frankle & Carbin, 1803.03635, section 2 (layer-wise pruning).
+    """
+    pruned = {}
+    for path, mask in masks.items():
+        count = count_to_prune(rates[path], np.count_nonzero(mask))
+        if not count:
+            pruned[path] = mask.copy()
+            continue
+        scores = np.asarray(score(path))
+        cut = _Cut(scores[mask], count, path)
+        pruned[path] = cut.apply(scores, mask)
+    return pruned
+
+
+def prune_global(masks, rate, score):
+    """Removes the lowest-scored survivors of all layers under one threshold.
+
+    Only one flat copy of the surviving scores is held; the scores themselves
+    are asked for twice, layer by layer, rather than kept.
+
+    Args:
+        masks: dict, path -> boolean array: the pool.
+        rate: float in [0, 1), fraction of the pool's survivors to remove.
+        score: function, path -> array of the mask's shape. Low scores go.
+
+    Returns:
+        A new dict, path -> boolean array, each nested in the old one.
+
+    Raises:
+        ValueError: If a surviving score is NaN.
+
+    Source: Frankle & Carbin, 1803.03635, section 4 (deep networks are pruned
+    globally).
+    """
+    counts = {path: np.count_nonzero(mask) for path, mask in masks.items()}
+    survivors = sum(counts.values())
+    count = count_to_prune(rate, survivors)
+    if not count:
+        return {path: mask.copy() for path, mask in masks.items()}
+    pool, start = None, 0
+    for path, mask in masks.items():
+        scores = np.asarray(score(path))
+        if pool is None:
+            pool = np.empty(survivors, scores.dtype)
+        end = start + counts[path]
+        pool[start:end] = scores[mask]
+        start = end
+    cut = _Cut(pool, count, "the pool")
+    return {
+        path: cut.apply(np.asarray(score(path)), mask)
+        for path, mask in masks.items()
+    }
+
+
+class _Cut:
+    """Where the `count` lowest of `pool` end, ties going by position.
+
+    A selection, not a sort: linear in the number of survivors. `pool` is
+    reordered in place.
+    """
+
+    def __init__(self, pool, count, where):
+        if np.isnan(np.min(pool)):
+            raise ValueError(f"A score is NaN in {where}: cannot rank it.")
+        pool.partition(count - 1)
+        self.threshold = pool[count - 1]
+        # Among weights that equal the threshold the first by position go,
+        # as many as are still owed once all below it have gone.
+        self.ties_owed = count - np.count_nonzero(pool < self.threshold)
+
+    def apply(self, scores, mask):
+        """The mask without what is cut; layers must come in order."""
+        kept = mask & (scores >= self.threshold)
+        if self.ties_owed:
+            ties = kept & (scores == self.threshold)
+            first = np.flatnonzero(ties)[: self.ties_owed]
+            kept.flat[first] = False
+            self.ties_owed -= len(first)
+        return kept
+
+
+def density(masks):
+    """Kept / total over all masks, a fraction."""
+    total = sum(mask.size for mask in masks.values())
+    kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())
+    return kept / total
+
+
+def densities(masks):
+    """Kept / total of each mask, a dict from path to fraction."""
+    return {
+        path: int(np.count_nonzero(mask)) / mask.size
+        for path, mask in masks.items()
+    }
+
+
+def pack(mask):
+    """One bit a weight: a uint8 array of ceil(size / 8) bytes."""
+    return np.packbits(np.ascontiguousarray(mask).ravel())
+
+
+def unpack(bits, shape):
+    """The boolean array of `shape` that `pack` packed."""
+    size = int(np.prod(shape))
+    return np.unpackbits(bits, count=size).astype(bool).reshape(shape)

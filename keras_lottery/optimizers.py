@@ -1,0 +1,236 @@
+"""Gradients masked before clipping and slots.
+
+A pruned weight must not only stay at zero: training a ticket has to be
+training the network in which the pruned connections do not exist. So their
+gradients are zeroed before the optimizer sees them, and with them clip norms,
+momenta and second moments are those of the smaller network.
+
+An optimizer is given its masks by replacing a few of its methods on the object
+itself: its class, its config and its variables stay as they are. The masks are
+found on the variables, where `TicketMask` sits as their constraint.
+"""
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_lottery.constraints import mask_of
+
+
+def wrap_optimizer(optimizer, on_build=None):
+    """Makes an optimizer mask gradients by its variables' `TicketMask`.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`, `LossScaleOptimizer` and
+            `MultiOptimizer` included.
+        on_build: optional function, called with the optimizer once its
+            variables exist.
+
+    Returns:
+        The same object. Wrapping it again only replaces `on_build`.
+
+    Raises:
+        ValueError: If it is not a Keras 3 optimizer.
+
+    Example:
+
+    ```python
+    pruner = keras_lottery.LotteryTicketPruner(model)
+    optimizer = pruner.wrap_optimizer(keras.optimizers.Adam())
+    optimizer.apply(gradients, model.trainable_variables)
+    ```
+    """
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise ValueError(
+            "`optimizer` must be a Keras 3 optimizer. "
+            f"Received: optimizer={optimizer!r} of type {type(optimizer)}"
+        )
+    unwrap_optimizer(optimizer)
+    _mask_gradients(optimizer)
+    _mask_averages(optimizer)
+    _count_live_weights(optimizer)
+    _announce_build(optimizer, on_build)
+    for inner in inner_optimizers(optimizer):
+        wrap_optimizer(inner)
+    return optimizer
+
+
+def unwrap_optimizer(optimizer):
+    """Gives an optimizer its own methods back."""
+    for name in _REPLACED:
+        vars(optimizer).pop(name, None)
+    for inner in inner_optimizers(optimizer):
+        unwrap_optimizer(inner)
+    return optimizer
+
+
+def inner_optimizers(optimizer):
+    """The optimizers to which `optimizer` hands its work on."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return [optimizer.inner_optimizer]
+    return list(getattr(optimizer, "optimizers", ()))
+
+
+_REPLACED = (
+    "apply",
+    "build",
+    "_update_model_variables_moving_average",
+    "update_step",
+    "_rms",
+    "lr_adjust",
+)
+
+
+def _replace(optimizer, name, method):
+    # Past Keras' attribute tracking, which has no use for a function.
+    vars(optimizer)[name] = method
+
+
+def _mask_gradients(optimizer):
+    apply = optimizer.apply
+
+    def masked_apply(grads, trainable_variables=None):
+        variables = trainable_variables
+        if variables is None:
+            variables = optimizer._trainable_variables
+        else:
+            variables = trainable_variables = list(variables)
+        grads = [mask_gradient(g, v) for g, v in zip(grads, variables)]
+        return apply(grads, trainable_variables)
+
+    _replace(optimizer, "apply", masked_apply)
+
+
+def mask_gradient(gradient, variable):
+    """The gradient with zeros for pruned weights.
+
+    Args:
+        gradient: tensor of the variable's shape, `tf.IndexedSlices` of its
+            rows (embeddings), or `None`.
+        variable: `keras.Variable`.
+
+    Returns:
+        A gradient of the same kind.
+    """
+    mask = mask_of(variable)
+    if mask is None or gradient is None:
+        return gradient
+    if isinstance(gradient, tf.IndexedSlices):
+        rows = tf.gather(mask.mask.value, gradient.indices)
+        zero = tf.zeros((), gradient.values.dtype)
+        values = tf.where(rows, gradient.values, zero)
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return mask.select(gradient)
+
+
+def _mask_averages(optimizer):
+    """Keras averages weights before it constrains them, and writes the
+    averages back when `fit` ends: so the weights are masked first."""
+    update = optimizer._update_model_variables_moving_average
+
+    def masked_update(trainable_variables):
+        if optimizer.use_ema:
+            for variable in trainable_variables:
+                mask = mask_of(variable)
+                if mask is not None:
+                    variable.assign(mask.select(variable))
+        return update(trainable_variables)
+
+    _replace(
+        optimizer, "_update_model_variables_moving_average", masked_update
+    )
+
+
+def _count_live_weights(optimizer):
+    """Two optimizers scale their step by the size of the matrix; the size
+    that counts is that of the live part."""
+    scale = {
+        keras.optimizers.Adafactor: ("_rms", _live_rms),
+        keras.optimizers.Muon: ("lr_adjust", _live_lr_adjust),
+    }
+    for kind, (name, live) in scale.items():
+        if isinstance(optimizer, kind):
+            break
+    else:
+        return
+    update_step, dense = optimizer.update_step, getattr(optimizer, name)
+    current = []
+
+    def update_step_of_masked(gradient, variable, learning_rate):
+        index = optimizer._get_variable_index(variable)
+        current.append(mask_of(optimizer._trainable_variables[index]))
+        try:
+            return update_step(gradient, variable, learning_rate)
+        finally:
+            current.pop()
+
+    def scaled(x):
+        mask = current[-1]
+        if mask is None:
+            return dense(x)
+        return live(optimizer, x, mask)
+
+    _replace(optimizer, "update_step", update_step_of_masked)
+    _replace(optimizer, name, scaled)
+
+
+def _live_rms(optimizer, x, mask):
+    # A dead row and a dead column meet in 0 / 0: select before squaring.
+    live = ops.maximum(ops.sum(ops.cast(mask.mask, x.dtype)), 1)
+    return ops.sqrt(ops.sum(ops.square(mask.select(x))) / live)
+
+
+def _live_lr_adjust(optimizer, x, mask):
+    if optimizer.rms_rate is None:
+        return x
+    rows = ops.sum(ops.cast(ops.any(mask.mask, axis=1), x.dtype))
+    columns = ops.sum(ops.cast(ops.any(mask.mask, axis=0), x.dtype))
+    return x * ops.sqrt(ops.maximum(rows, columns)) * optimizer.rms_rate
+
+
+def _announce_build(optimizer, on_build):
+    build = optimizer.build
+
+    def announced_build(variables):
+        # Out of whatever graph is being traced: the variables get their
+        # initial values now, and can be read.
+        with tf.init_scope():
+            build(variables)
+            for inner in inner_optimizers(optimizer):
+                wrap_optimizer(inner)
+            if on_build is not None:
+                on_build(optimizer)
+
+    _replace(optimizer, "build", announced_build)
+
+
+def slots(optimizer):
+    """Pairs (slot, variable): the slots shaped like the variable they serve."""
+    for inner in inner_optimizers(optimizer):
+        yield from slots(inner)
+    variables = optimizer._trainable_variables
+    for name, value in vars(optimizer).items():
+        if name == "_variables" or not isinstance(value, list):
+            continue
+        if len(value) != len(variables):
+            continue
+        for slot, variable in zip(value, variables):
+            if (
+                isinstance(slot, keras.Variable)
+                and slot is not variable
+                and slot.shape == variable.shape
+            ):
+                yield slot, variable
+
+
+def clear_pruned_slots(optimizer):
+    """Zeroes the slots of pruned weights.
+
+    A rewind point past initialisation holds the momenta of the dense network.
+    Those of connections that no longer exist would still be averaged and
+    counted in norms.
+    """
+    for slot, variable in slots(optimizer):
+        mask = mask_of(variable)
+        if mask is not None:
+            slot.assign(mask.select(slot))

@@ -1,0 +1,654 @@
+"""LotteryTicketPruner: the algorithm.
+
+    rewind_point = capture()            # theta_0
+    for level in range(rounds + 1):
+        train()                         # mask * theta_0 -> mask * theta_T
+        record(level)
+        if level < rounds:
+            mask = prune(theta_T, mask) # per layer, `rate` of the survivors
+            rewind()                    # theta <- mask * theta_0
+"""
+
+import contextlib
+import functools
+import re
+import warnings
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lottery import criteria, optimizers, rewinding, schedules, tickets
+from keras_lottery import masks as masks_lib
+from keras_lottery.callbacks import RoundCallback, with_callback
+from keras_lottery.constraints import TicketMask, mask_of
+from keras_lottery.levels import Levels
+from keras_lottery.rewinding import RewindPoint
+from keras_lottery.scopes import Rates, find_kernels
+from keras_lottery.tracing import TracingError
+
+
+class LotteryTicketPruner:
+    """Finds lottery tickets in a Keras model.
+
+    It captures the model's initial weights, keeps pruned weights at zero by a
+    constraint on each kernel and by masking gradients inside the optimizer,
+    and after each training removes the weights that score lowest and rewinds
+    the rest. `keras_lottery.wrap` puts one under a model, so that `fit` runs
+    a round; alone it serves training loops of one's own.
+
+    What breaks it: assigning weights between rounds is undone by the next
+    rewind, and a mask holds only where training goes through a Keras
+    optimizer that was compiled into the model or given to `wrap_optimizer`.
+
+    Args:
+        model: `keras.Model`, built or not. An unbuilt one is prepared when it
+            is first trained.
+        rate: float in [0, 1) or a schedule (see `keras_lottery.schedules`):
+            the fraction of surviving weights that a round removes from each
+            layer. Defaults to `0.2`.
+        output_rate: the same for output layers. Defaults to half of `rate`;
+            with `scope="global"` to `rate`.
+        rates: dict of overrides: {layer, layer name, regular expression found
+            in a weight's path, or layer class: rate}. 0 leaves it alone.
+        scope: `"layerwise"`: each layer loses its own share; or `"global"`:
+            one threshold over all layers. Defaults to `"layerwise"`.
+        criterion: name of `keras_lottery.criteria` or a callable
+            `(initial, trained) -> scores`. Defaults to `"magnitude"`.
+        rewind_to: int, the training step of the rewind point; 0, the default,
+            is initialisation. `"learning_rate"` keeps the trained weights and
+            rewinds the optimizer and its schedule alone (Renda et al.,
+            2003.02389). `None` rewinds nothing (strategy 2 of 1803.03635,
+            appendix B).
+        masks: where to start from: `"zeros"`, the model's exact zeros; a dict
+            from weight path to boolean array; or a `Ticket`, of which the
+            masks are taken. Defaults to `None`, all weights.
+        rounds: optional int: after that many rounds, `fit` trains the ticket
+            and leaves it trained. Defaults to `None`, no end.
+        seed: optional int, for the criterion `"random"`.
+
+    Attributes:
+        level: int, the level the model is at.
+        levels: list of `Level`, one per trained level.
+
+    Example:
+
+    ```python
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    pruner = LotteryTicketPruner(model, rate=0.5)
+    levels = pruner.find(np.ones((8, 4)), np.ones((8, 3)), rounds=2)
+    ```
+
+    Source: Frankle & Carbin, 1803.03635, sections 1 and 2.
+    """
+
+    def __init__(
+        self,
+        model,
+        rate=0.2,
+        output_rate=None,
+        rates=None,
+        scope="layerwise",
+        criterion="magnitude",
+        rewind_to=0,
+        masks=None,
+        rounds=None,
+        seed=None,
+    ):
+        self._rates = Rates(rate, output_rate, rates, scope)
+        self._score = criteria.get(criterion)
+        _check_rewind_to(rewind_to)
+        if rounds is not None:
+            schedules.check_integer("rounds", rounds, minimum=0)
+        if seed is not None:
+            schedules.check_integer("seed", seed, minimum=0)
+        _check_masks(masks)
+        self.model = model
+        self.rate, self.output_rate, self.rates = rate, output_rate, rates
+        self.scope, self.criterion = scope, criterion
+        self.rewind_to, self.rounds, self.seed = rewind_to, rounds, seed
+        self.level = 0
+        self.levels = Levels()
+        self._start = masks
+        self._kernels = {}
+        self._schedules = {}
+        self._rewind_point = None
+        self._delayed = None
+        self._known = {}
+        self._paused = self._started = False
+        # A training function compiled before would not know the masks.
+        model.train_function = None
+        self.attach()
+
+    # The algorithm.
+
+    def round(self, train):
+        """One round: trains, records, prunes, rewinds.
+
+        Args:
+            train: function without arguments that trains the model and
+                returns Keras' `History`, or `None`.
+
+        Returns:
+            What `train` returned.
+        """
+        if self._paused or self._done:
+            return train()
+        with self._explained():
+            history = train()
+            self._take_delayed()
+        if self._left_nan():
+            return history
+        self.record(history)
+        if not self._done:
+            self.prune()
+            self.rewind()
+        return history
+
+    def run_fit(self, fit, *args, **kwargs):
+        """One round, of which the training is a call of Keras' `fit`."""
+        args, kwargs = with_callback(fit, RoundCallback(self), args, kwargs)
+        return self.round(lambda: fit(*args, **kwargs))
+
+    def find(self, x, y=None, rounds=None, **fit_arguments):
+        """Runs the rounds and trains the last ticket.
+
+        Args:
+            x: training data, as in `fit`.
+            y: targets, as in `fit`.
+            rounds: int, number of rounds. Defaults to the pruner's own.
+            **fit_arguments: passed on to every `fit`.
+
+        Returns:
+            `levels`. The model holds the trained weights of the last one.
+        """
+        rounds = self.rounds if rounds is None else rounds
+        schedules.check_integer("rounds", rounds, minimum=0)
+        if self._paused:
+            raise ValueError("`find` must not be called while paused.")
+        before, self.rounds = self.rounds, rounds
+        own_class = getattr(type(self.model), "unwrapped_class", None)
+        fit = functools.partial((own_class or type(self.model)).fit, self.model)
+        try:
+            while not self._done:
+                trained = len(self.levels)
+                self.run_fit(fit, x, y, **fit_arguments)
+                if len(self.levels) == trained:
+                    raise FloatingPointError(
+                        f"Level {self.level} was not trained: its weights "
+                        "are NaN. Try a smaller learning rate."
+                    )
+        finally:
+            self.rounds = before
+        return self.levels
+
+    def prune(self):
+        """Takes the next mask from the weights as they are now.
+
+        Nothing is rewound: pruned weights become zero, the others stay.
+        """
+        self._require_attached()
+        if not any(r.index == self.level for r in self.levels):
+            self.record()
+        masks, initial = self.masks, self._rewind_point.weights
+        index = {path: i for i, path in enumerate(masks)}
+
+        def score(path):
+            return criteria.scores(
+                self._score,
+                initial[path],
+                keras.ops.convert_to_numpy(self._kernels[path]),
+                [self.seed or 0, self.level, index[path]],
+            )
+
+        rates = {
+            path: schedules.rate_at(schedule, self.level, path)
+            for path, schedule in self._schedules.items()
+        }
+        if self.scope == "global":
+            rate = schedules.rate_at(
+                self._rates.rate, self.level, "the pool"
+            )
+            masks = masks_lib.prune_global(masks, rate, score)
+        else:
+            masks = masks_lib.prune_layerwise(masks, rates, score)
+        self._assign_masks(masks)
+        self.level += 1
+
+    def rewind(self):
+        """Sets everything that training changes back to the rewind point.
+
+        Weights become mask * theta; see `RewindPoint` for all that goes back.
+        """
+        self._require_attached()
+        if self.rewind_to is None:
+            return
+        if self.rewind_to != "learning_rate":
+            self._rewind_point.restore_weights(self.model)
+        self._rewind_point.restore_optimizers(self.model)
+
+    def capture(self, step=0):
+        """Makes the state of training as it is now the rewind point.
+
+        `fit` does it by itself; a training loop of one's own calls it after
+        `step` steps, if it is not to rewind to where the pruner was made.
+        """
+        self._require_attached()
+        self._rewind_point = RewindPoint.capture(self.model, step)
+
+    def record(self, history=None):
+        """Appends the level, as trained now, to `levels`."""
+        self._require_attached()
+        steps = history.params.get("steps") if history is not None else None
+        return self.levels.record(
+            self.level,
+            self.masks,
+            _copy(self._state()),
+            dict(history.history) if history is not None else None,
+            steps,
+        )
+
+    # What can be asked of it.
+
+    @property
+    def masks(self):
+        """Dict, weight path -> boolean array, `True` where it survives."""
+        self._require_attached()
+        masks = {p: mask_of(v).numpy() for p, v in self._kernels.items()}
+        for mask in masks.values():
+            mask.flags.writeable = False
+        return masks
+
+    @property
+    def attached(self):
+        """Whether the model has been built and its kernels are masked."""
+        return bool(self._kernels)
+
+    @property
+    def density(self):
+        """Kept / total over all prunable weights, a fraction."""
+        return masks_lib.density(self.masks)
+
+    @property
+    def sparsity(self):
+        """1 - density."""
+        return 1.0 - self.density
+
+    def densities(self):
+        """Kept / total of each prunable weight, by path."""
+        return masks_lib.densities(self.masks)
+
+    @property
+    def rewind_point(self):
+        """The `RewindPoint`."""
+        self._require_attached()
+        return self._rewind_point
+
+    def ticket(self, level=None):
+        """A `Ticket`: masks and rewind point.
+
+        Args:
+            level: int, a trained level, -1 for the last of them, or `None`,
+                the level that the model is at.
+
+        Returns:
+            A `Ticket`; that of a trained level also holds what it was
+            trained to.
+        """
+        self._require_attached()
+        if level is None:
+            return tickets.Ticket(
+                self.masks, self._rewind_point, self.level, self.get_config()
+            )
+        record = self._record(level)
+        return tickets.Ticket(
+            record.masks,
+            self._rewind_point,
+            record.index,
+            self.get_config(),
+            record.trained_weights,
+        )
+
+    def get_config(self):
+        """The arguments, as far as a file can hold them."""
+        named = isinstance(self.criterion, str)
+        rates = {
+            kernel.path: schedules.to_config(
+                self._schedules.get(kernel.path, schedules.Constant(0.0))
+            )
+            for kernel in find_kernels(self.model)
+        }
+        return {
+            "rate": schedules.to_config(self._rates.rate),
+            "rates": rates if self.attached else {},
+            "scope": self.scope,
+            "criterion": self.criterion if named else None,
+            "rewind_to": self.rewind_to,
+            "rounds": self.rounds,
+            "seed": self.seed,
+        }
+
+    def load(self, ticket, names=None):
+        """Takes a ticket's masks, rewind point and level.
+
+        Args:
+            ticket: `Ticket` of a model of the same architecture.
+            names: optional dict, a path of the ticket -> the model's.
+        """
+        self._require_attached()
+        places = ticket.match(self.model, names)
+        point = ticket.rewind_point
+        self._rewind_point = RewindPoint(
+            point.step,
+            {places[path]: array for path, array in point.weights.items()},
+            point.optimizers,
+        )
+        self._assign_masks({places[p]: m for p, m in ticket.masks.items()})
+        self.level, self._started = ticket.level, ticket.level > 0
+        self._known.clear()
+        self._rewind_point.restore_weights(self.model)
+        self._meet_optimizers()
+
+    # Contexts.
+
+    @contextlib.contextmanager
+    def trained(self, level=-1):
+        """The model with the weights that a level was trained to.
+
+        Args:
+            level: int, a trained level. Defaults to -1, the last.
+
+        Example:
+
+        ```python
+        with model.lottery.trained():
+            model.evaluate(x, y)
+        ```
+        """
+        record = self._record(level)
+        state = self._state()
+        before, masks = _copy(state), self.masks
+        try:
+            self._assign_masks(record.masks)
+            _assign(state, record.trained_weights)
+            yield self.model
+        finally:
+            self._assign_masks(masks)
+            _assign(state, before)
+
+    @contextlib.contextmanager
+    def paused(self):
+        """`fit` trains under the mask, without pruning or rewinding."""
+        before, self._paused = self._paused, True
+        try:
+            yield self.model
+        finally:
+            self._paused = before
+
+    def wrap_optimizer(self, optimizer):
+        """The same optimizer, its gradients masked, for a custom loop."""
+        return optimizers.wrap_optimizer(optimizer)
+
+    # What `fit` needs of it.
+
+    def attach(self, data=None):
+        """Puts a mask on every kernel and on every optimizer.
+
+        Called whenever the model is about to train, since layers and
+        optimizers may appear late. What is already there is left as it is.
+
+        Args:
+            data: optional batch, to build an unbuilt model with.
+        """
+        with tf.init_scope():
+            if not self._kernels:
+                if not _is_built(self.model):
+                    if data is None:
+                        return
+                    self.model._symbolic_build(data_batch=data)
+                try:
+                    self._install(data)
+                except TracingError:
+                    # A batch of data will tell the shapes of the inputs.
+                    if data is not None:
+                        raise
+                    return
+            self._meet_optimizers()
+
+    def begin(self):
+        """Called when training starts: takes the rewind point at level 0."""
+        self.attach()
+        if self._paused:
+            return
+        first = self.level == 0 and not self._started
+        self._started = True
+        if first and self.attached:
+            self.capture()
+        if first and isinstance(self.rewind_to, int) and self.rewind_to:
+            self._delayed = rewinding.DelayedCapture(self.rewind_to)
+        if self.level and self._rewind_point and self._rewind_point.step:
+            for optimizer in rewinding.optimizers_of(self.model).values():
+                optimizers.clear_pruned_slots(optimizer)
+
+    def after_step(self):
+        """Part of each compiled training step."""
+        if self._delayed is not None and not self._paused:
+            self._delayed.after_step(self.model)
+
+    def detach(self):
+        """Takes masks and hooks off the model, which keeps its zeros."""
+        for variable in self._kernels.values():
+            variable.assign(mask_of(variable).select(variable))
+            variable.constraint = mask_of(variable).constraint
+        for optimizer in rewinding.optimizers_of(self.model).values():
+            optimizers.unwrap_optimizer(optimizer)
+
+    # Parts.
+
+    def _install(self, data):
+        kernels = find_kernels(self.model)
+        inputs = keras.utils.unpack_x_y_sample_weight(data)[0] if data else None
+        resolved = self._rates.resolve(kernels, self.model, inputs)
+        variables = {k.path: k.variable for k in kernels if k.path in resolved}
+        masks = _start_masks(self._start, variables, self.model)
+        for path, variable in variables.items():
+            constraint = TicketMask(variable.shape, variable.constraint)
+            if path in masks:
+                constraint.assign(masks[path])
+            variable.constraint = constraint
+            variable.assign(constraint.select(variable))
+        self._kernels, self._schedules = variables, resolved
+        self._rewind_point = RewindPoint.capture(self.model)
+
+    def _meet_optimizers(self):
+        for name, optimizer in rewinding.optimizers_of(self.model).items():
+            if self._known.get(name) is optimizer:
+                continue
+            self._known[name] = optimizer
+
+            def met(optimizer, name=name):
+                self._meet(name, optimizer)
+
+            optimizers.wrap_optimizer(optimizer, on_build=met)
+            if optimizer.built:
+                met(optimizer)
+
+    def _meet(self, name, optimizer):
+        """A new optimizer's fresh state belongs to the rewind point."""
+        point = self._rewind_point
+        if point is None:
+            return
+        fresh = not int(keras.ops.convert_to_numpy(optimizer._iterations))
+        if point.step == 0 and (fresh or name not in point.optimizers):
+            point.optimizers[name] = rewinding.copy_optimizer(optimizer)
+        elif fresh and name in point.optimizers:
+            rewinding.restore_optimizer(optimizer, point.optimizers[name])
+
+    def _take_delayed(self):
+        if self._delayed is None or self._paused:
+            return
+        if self._delayed.steps < self.rewind_to:
+            raise ValueError(
+                "`rewind_to` must be a step that the first training reaches. "
+                f"Received: rewind_to={self.rewind_to}, and it ended at step "
+                f"{self._delayed.steps}."
+            )
+        self._rewind_point = self._delayed.rewind_point()
+        self._delayed = None
+        # The copies in the compiled step are not needed any more.
+        self.model.train_function = None
+
+    def _assign_masks(self, masks):
+        for path, variable in self._kernels.items():
+            mask_of(variable).assign(masks[path])
+            variable.assign(mask_of(variable).select(variable))
+
+    def _state(self):
+        return rewinding.model_state(self.model)
+
+    def _record(self, level):
+        for record in self.levels[level:] if level == -1 else self.levels:
+            if level in (-1, record.index):
+                return record
+        raise ValueError(
+            "`level` must be a trained level, or -1 for the last. Trained: "
+            f"{[r.index for r in self.levels]}. Received: level={level!r}"
+        )
+
+    @property
+    def _done(self):
+        """Whether the last ticket has been trained."""
+        if self.rounds is None or self.level < self.rounds:
+            return False
+        return any(record.index == self.level for record in self.levels)
+
+    def _left_nan(self):
+        for path, variable in self._state().items():
+            if keras.ops.any(keras.ops.isnan(variable)):
+                warnings.warn(
+                    f"Training level {self.level} left NaN in {path}: it was "
+                    f"neither recorded nor pruned. {_GO_ON}",
+                    stacklevel=4,
+                )
+                return True
+        return False
+
+    @contextlib.contextmanager
+    def _explained(self):
+        try:
+            yield
+        except BaseException as error:
+            if self._started:
+                error.add_note(
+                    f"Level {self.level} was not trained to its end: it was "
+                    f"neither recorded nor pruned. {_GO_ON}"
+                )
+            raise
+
+    def _require_attached(self):
+        if not self._kernels:
+            self.attach()
+        if not self._kernels:
+            raise ValueError(
+                "The model must be built before it can be pruned: call it on "
+                f"a batch, or `fit` it. Received: model={self.model.name!r}"
+            )
+
+
+def arguments_of(config, places):
+    """The arguments that `LotteryTicketPruner.get_config` wrote down.
+
+    Args:
+        config: dict.
+        places: dict, a path of the config -> that of a model.
+
+    Returns:
+        A dict of arguments.
+    """
+    arguments = dict(config)
+    arguments["rate"] = schedules.from_config(config["rate"])
+    arguments["rates"] = {
+        f"^{re.escape(places[path])}$": schedules.from_config(rate)
+        for path, rate in config["rates"].items()
+    }
+    if config["criterion"] is None:
+        arguments["criterion"] = _not_in_the_file
+    return arguments
+
+
+def _not_in_the_file(initial, trained):
+    raise ValueError(
+        "The search was made with a `criterion` that is a callable, which no "
+        "file holds. Give `criterion` again to prune further."
+    )
+
+
+_GO_ON = (
+    "`lottery.rewind()` starts the level again; another `fit` goes on from "
+    "the weights as they are."
+)
+
+
+def _is_built(model):
+    return model.built and all(
+        layer.built for layer in model._flatten_layers()
+    )
+
+
+def _start_masks(start, variables, model):
+    if start is None:
+        return {}
+    if isinstance(start, str):
+        return tickets.zeros_as_masks(variables)
+    if isinstance(start, tickets.Ticket):
+        places = start.match(model)
+        start = {places[path]: mask for path, mask in start.masks.items()}
+    for path, mask in start.items():
+        if path not in variables:
+            raise ValueError(
+                f"`masks` must name prunable weights {list(variables)}. "
+                f"Received: {path!r}"
+            )
+        if np.shape(mask) != tuple(variables[path].shape):
+            raise ValueError(
+                f"The mask of {path!r} must have shape "
+                f"{tuple(variables[path].shape)}. "
+                f"Received: shape={np.shape(mask)}"
+            )
+        if np.asarray(mask).dtype != bool:
+            raise ValueError(
+                f"The mask of {path!r} must be a boolean array. "
+                f"Received: dtype={np.asarray(mask).dtype}"
+            )
+    return start
+
+
+def _check_masks(masks):
+    if masks is None or masks == "zeros":
+        return
+    if not isinstance(masks, (dict, tickets.Ticket)):
+        raise ValueError(
+            '`masks` must be None, "zeros", a dict from weight path to '
+            f"boolean array or a Ticket. Received: masks={masks!r}"
+        )
+
+
+def _check_rewind_to(rewind_to):
+    if rewind_to is None or rewind_to == "learning_rate":
+        return
+    try:
+        schedules.check_integer("rewind_to", rewind_to, minimum=0)
+    except ValueError as error:
+        raise ValueError(f'{error} (or "learning_rate", or None)') from None
+
+
+def _copy(state):
+    return {
+        p: np.array(keras.ops.convert_to_numpy(v)) for p, v in state.items()
+    }
+
+
+def _assign(state, values):
+    for path, variable in state.items():
+        variable.assign(values[path])

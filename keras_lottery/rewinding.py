@@ -1,0 +1,180 @@
+"""RewindPoint: capture and restore all that training changes.
+
+Weights are only a part of it. Batch-norm statistics, seed generators, the
+optimizer's slots, its iteration and its learning rate (which callbacks change)
+must go back as well, or a level would not start where the first one did.
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lottery.constraints import mask_of
+from keras_lottery.scopes import unique_paths
+
+
+@dataclasses.dataclass(eq=False)
+class RewindPoint:
+    """theta_k': the state of training at one step.
+
+    Args:
+        step: int, the training step of the capture; 0 is initialisation.
+        weights: dict, path -> array: every variable of the model.
+        optimizers: dict, attribute of the model that holds an optimizer ->
+            dict, variable -> array.
+
+    Source: Frankle & Carbin, 1803.03635, section 2; Frankle et al.,
+    1912.05671, section 3, for steps past initialisation.
+    """
+
+    step: int
+    weights: dict
+    optimizers: dict
+
+    @classmethod
+    def capture(cls, model, step=0):
+        """Copies the training state of a built model."""
+        return cls(
+            step,
+            {k: _copy(v) for k, v in model_state(model).items()},
+            {
+                name: copy_optimizer(optimizer)
+                for name, optimizer in optimizers_of(model).items()
+                if optimizer.built
+            },
+        )
+
+    def restore_weights(self, model):
+        """Sets mask * theta_k' and all else the model holds."""
+        for path, variable in model_state(model).items():
+            mask, value = mask_of(variable), self.weights[path]
+            if mask is not None:
+                value = np.where(mask.numpy(), value, value.dtype.type(0))
+            variable.assign(value)
+
+    def restore_optimizers(self, model):
+        """Sets every variable of the model's optimizers."""
+        for name, optimizer in optimizers_of(model).items():
+            if name in self.optimizers and optimizer.built:
+                restore_optimizer(optimizer, self.optimizers[name])
+
+
+def model_state(model):
+    """Dict from unique path to variable: weights, statistics, seeds."""
+    return unique_paths(model.variables)
+
+
+def optimizers_of(model):
+    """Dict from attribute to optimizer: the compiled one and a user's own."""
+    found = {}
+    for name, value in vars(model).items():
+        if isinstance(value, keras.optimizers.Optimizer):
+            found[name] = value
+    return found
+
+
+def copy_optimizer(optimizer):
+    """Dict from a variable's position and name to a copy of its value."""
+    return {
+        f"{i}:{v.name}": _copy(v) for i, v in enumerate(optimizer.variables)
+    }
+
+
+def restore_optimizer(optimizer, state):
+    """Assigns what `copy_optimizer` copied.
+
+    Raises:
+        ValueError: If it was copied from another kind of optimizer.
+    """
+    variables = optimizer.variables
+    if not fits_optimizer(optimizer, state):
+        raise ValueError(
+            "The optimizer must be of the kind that the rewind point was "
+            f"captured with. Received: optimizer={optimizer.name!r} with "
+            f"variables {[v.name for v in variables]} instead of "
+            f"{[key.split(':', 1)[1] for key in state]}"
+        )
+    for variable, value in zip(variables, state.values()):
+        variable.assign(value)
+
+
+def fits_optimizer(optimizer, state):
+    """Whether the variables agree in number and shape."""
+    variables = optimizer.variables
+    return len(variables) == len(state) and all(
+        tuple(v.shape) == a.shape for v, a in zip(variables, state.values())
+    )
+
+
+def _copy(variable):
+    value = np.array(keras.ops.convert_to_numpy(variable))
+    # Fresh slots are all zeros: pages that are never written cost no memory.
+    return value if value.any() else np.zeros(value.shape, value.dtype)
+
+
+class DelayedCapture:
+    """Captures the rewind point inside a compiled training step.
+
+    `steps_per_execution` hides single steps from Python, so the copy is made
+    in the graph: after the step that `step` counts, every variable is copied
+    to a shadow.
+
+    Args:
+        step: int, at least 1.
+    """
+
+    def __init__(self, step):
+        self.step = step
+        with tf.init_scope():
+            self._count = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._shadows = None
+
+    def after_step(self, model):
+        """Part of the training step: counts it and copies if it is due."""
+        if self._shadows is None:
+            # Once: a step may be traced again for another batch shape.
+            self._state = model_state(model), {
+                name: dict(enumerate(optimizer.variables))
+                for name, optimizer in optimizers_of(model).items()
+            }
+            with tf.init_scope():
+                self._shadows = keras.tree.map_structure(_shadow, self._state)
+        count = self._count.assign_add(1)
+        tf.cond(count == self.step, self._copy, lambda: None)
+
+    def _copy(self):
+        keras.tree.map_structure(
+            lambda v, shadow: shadow.assign(v.value),
+            self._state,
+            self._shadows,
+        )
+
+    @property
+    def steps(self):
+        """How many steps were counted."""
+        return int(self._count.numpy())
+
+    def rewind_point(self):
+        """The `RewindPoint`, once `steps` has reached `step`."""
+        weights, optimizers = self._shadows
+        names = self._state[1]
+        return RewindPoint(
+            self.step,
+            {path: shadow.numpy() for path, shadow in weights.items()},
+            {
+                name: {
+                    f"{i}:{names[name][i].name}": shadow.numpy()
+                    for i, shadow in shadows.items()
+                }
+                for name, shadows in optimizers.items()
+            },
+        )
+
+
+def _shadow(variable):
+    value = variable.value
+    return tf.Variable(
+        tf.zeros(value.shape, value.dtype), trainable=False, dtype=value.dtype
+    )

@@ -1,0 +1,269 @@
+"""Which variables are prunable, and at which rate.
+
+Kernels are found by walking variables, not by a list of known layers: every
+trainable floating-point weight of rank 2 or more is one, unless its name or
+its layer says that it is no connection (biases, normalisation, position
+tables, activation parameters).
+"""
+
+import dataclasses
+import re
+
+import keras
+
+from keras_lottery import schedules
+from keras_lottery.tracing import output_variables
+
+_NORMALISATION = (
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.RMSNormalization,
+    keras.layers.PReLU,
+)
+
+_NO_CONNECTION = re.compile(
+    r"(^|_)(bias|biases|gamma|beta|alpha|scale|offset|pos|position|positions"
+    r"|positional)(_|$)"
+)
+
+_EMBEDDING = re.compile(r"(^|_)embeddings?(_|$)")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kernel:
+    """One prunable variable.
+
+    Args:
+        path: str, the variable's path, made unique within the model.
+        variable: `keras.Variable`.
+        layers: tuple of layers from the model down to the one that owns it.
+        default: bool, whether it is pruned without being asked for.
+    """
+
+    path: str
+    variable: keras.Variable
+    layers: tuple
+    default: bool
+
+    @property
+    def layer(self):
+        return self.layers[-1]
+
+
+def find_kernels(model):
+    """The model's prunable variables, in the order of its weights.
+
+    Args:
+        model: a built `keras.Model`.
+
+    Returns:
+        A list of `Kernel`. Embedding tables are in it with `default=False`.
+    """
+    owners = {}
+    _walk(model, (), owners)
+    kernels = []
+    for path, variable in unique_paths(model.trainable_variables).items():
+        layers = owners.get(id(variable), (model,))
+        if is_kernel(variable, layers[-1]):
+            default = not _is_embedding(variable, layers[-1])
+            kernels.append(Kernel(path, variable, layers, default))
+    return kernels
+
+
+def unique_paths(variables):
+    """Dict from path to variable; equal paths are numbered from the second."""
+    paths = {}
+    for variable in variables:
+        path, copies = variable.path, 1
+        while path in paths:
+            copies += 1
+            path = f"{variable.path}:{copies}"
+        paths[path] = variable
+    return paths
+
+
+def is_kernel(variable, layer):
+    """Whether a weight is made of connections, by its layer and its name."""
+    return (
+        len(variable.shape) >= 2
+        and "float" in keras.backend.standardize_dtype(variable.dtype)
+        and not isinstance(layer, _NORMALISATION)
+        and not _NO_CONNECTION.search(variable.name)
+    )
+
+
+def _is_embedding(variable, layer):
+    return isinstance(layer, keras.layers.Embedding) or bool(
+        _EMBEDDING.search(variable.name)
+    )
+
+
+def _walk(layer, above, owners):
+    # Children first: a wrapper may also list what belongs to its child.
+    layers = (*above, layer)
+    for child in layer._layers:
+        if isinstance(child, keras.layers.Layer) and child not in above:
+            _walk(child, layers, owners)
+    for variable in layer.trainable_variables:
+        owners.setdefault(id(variable), layers)
+
+
+class Rates:
+    """Resolves the arguments about rates to one schedule per kernel.
+
+    Args:
+        rate: float or schedule, of every kernel.
+        output_rate: float or schedule, of output layers. Defaults to half of
+            `rate` (1803.03635, section 2: the output layer is pruned at half
+            the rate of the rest).
+        rates: dict, overrides. A key is a layer, a layer's name, a regular
+            expression found in a weight's path, or a layer class; the key
+            that is the most specific in this order wins, and among classes
+            and names the innermost layer. A rate of 0 leaves a layer alone.
+        scope: "layerwise" or "global".
+    """
+
+    def __init__(self, rate, output_rate, rates, scope):
+        self.rate = schedules.get(rate)
+        if output_rate is not None:
+            output_rate = schedules.get(output_rate, "output_rate")
+        self.output_rate = output_rate
+        self.overrides = {
+            _check_key(key): schedules.get(value, f"rates[{key!r}]")
+            for key, value in _check_dict(rates).items()
+        }
+        if scope not in ("layerwise", "global"):
+            raise ValueError(
+                '`scope` must be "layerwise" or "global". '
+                f"Received: scope={scope!r}"
+            )
+        self.scope = scope
+        if scope == "global":
+            self._check_global()
+
+    def _check_global(self):
+        given = dict(self.overrides)
+        if self.output_rate is not None:
+            given["output_rate"] = self.output_rate
+        for key, schedule in given.items():
+            if schedule not in (self.rate, schedules.Constant(0.0)):
+                raise ValueError(
+                    'With scope="global" one threshold holds for all: other '
+                    "rates must be 0 (left alone) or equal to `rate`. "
+                    f"Received: {key}={schedule}"
+                )
+
+    def resolve(self, kernels, model, data=None):
+        """The schedule of each kernel that is not left alone.
+
+        Args:
+            kernels: list of `Kernel`.
+            model: the built model, traced to find its output layers.
+            data: optional batch of inputs to trace it with.
+
+        Returns:
+            A dict, path -> schedule.
+
+        Raises:
+            ValueError: If a key of `rates` matches nothing, or nothing is
+                left to prune.
+        """
+        for key in self.overrides:
+            if not any(_matches(key, k) for k in kernels):
+                raise ValueError(
+                    "`rates` must name layers that have kernels. Received: "
+                    f"{key!r}, which matches none of "
+                    f"{[k.path for k in kernels]}"
+                )
+        outputs = self._output_layers(kernels, model, data)
+        resolved = {}
+        for kernel in kernels:
+            schedule = self._override(kernel)
+            if schedule is None and kernel.default:
+                schedule = self._default(kernel, outputs)
+            if schedule not in (None, _ALONE):
+                resolved[kernel.path] = schedule
+        if not resolved:
+            raise ValueError(
+                "The model must have something to prune: a trainable kernel "
+                "of rank 2 or more that `rates` does not leave alone. "
+                f"Received: model={model.name!r} with weights "
+                f"{[w.path for w in model.trainable_variables]}"
+            )
+        return resolved
+
+    def _output_layers(self, kernels, model, data):
+        if self.output_rate is None and self.scope == "global":
+            return set()
+        variables = [k.variable for k in kernels if k.default]
+        found = {id(v) for v in output_variables(model, variables, data)}
+        return {id(k.layer) for k in kernels if id(k.variable) in found}
+
+    def _default(self, kernel, outputs):
+        if id(kernel.layer) not in outputs:
+            return self.rate
+        if self.output_rate is None:
+            return schedules.Scaled(self.rate, 0.5)
+        return self.output_rate
+
+    def _override(self, kernel):
+        for kind in (keras.layers.Layer, "name", "regex", type):
+            # The innermost layer speaks first.
+            for layer in reversed(kernel.layers):
+                for key, schedule in self.overrides.items():
+                    if _matches_layer(key, kind, layer, kernel):
+                        return schedule
+        return None
+
+
+_ALONE = schedules.Constant(0.0)
+
+
+def _matches_layer(key, kind, layer, kernel):
+    if kind == "name":
+        return isinstance(key, str) and key == layer.name
+    if kind == "regex":
+        return isinstance(key, str) and bool(re.search(key, kernel.path))
+    if kind is type:
+        return isinstance(key, type) and isinstance(layer, key)
+    return key is layer
+
+
+def _matches(key, kernel):
+    return any(
+        _matches_layer(key, kind, layer, kernel)
+        for kind in (keras.layers.Layer, "name", "regex", type)
+        for layer in kernel.layers
+    )
+
+
+def _check_dict(rates):
+    if rates is None:
+        return {}
+    if not isinstance(rates, dict):
+        raise ValueError(
+            "`rates` must be a dict from layers, names, regular expressions "
+            f"or layer classes to rates. Received: rates={rates!r}"
+        )
+    return rates
+
+
+def _check_key(key):
+    if isinstance(key, keras.layers.Layer):
+        return key
+    if isinstance(key, type) and issubclass(key, keras.layers.Layer):
+        return key
+    if isinstance(key, str):
+        try:
+            re.compile(key)
+        except re.error as error:
+            raise ValueError(
+                "A key of `rates` must be a valid regular expression. "
+                f"Received: {key!r} ({error})"
+            ) from None
+        return key
+    raise ValueError(
+        "A key of `rates` must be a layer, a layer's name, a regular "
+        f"expression or a layer class. Received: {key!r}"
+    )

@@ -1,0 +1,206 @@
+"""Ticket: a mask and a rewind point, in one file."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_lottery import files
+from keras_lottery import masks as masks_lib
+from keras_lottery.rewinding import RewindPoint, model_state
+
+
+@dataclasses.dataclass(eq=False)
+class Ticket:
+    """(mask, rewind point): what has to be kept of a lottery search.
+
+    It is called winning only once retraining it has matched the dense
+    network; the class does not claim it.
+
+    Args:
+        masks: dict, weight path -> boolean array.
+        rewind_point: `RewindPoint`.
+        level: int, the level it was found at. Defaults to 0.
+        config: dict, the arguments of the search, as far as JSON holds them.
+        trained: optional dict, path -> array: the weights after training.
+
+    Example:
+
+    ```python
+    ticket = model.lottery.ticket()
+    ticket.save("lenet.ticket")
+    fresh = keras_lottery.Ticket.load("lenet.ticket").apply(build_model())
+    ```
+
+    Source: Frankle & Carbin, 1803.03635, section 1.
+    """
+
+    masks: dict
+    rewind_point: RewindPoint
+    level: int = 0
+    config: dict = dataclasses.field(default_factory=dict)
+    trained: dict | None = None
+
+    @property
+    def density(self):
+        """Kept / total over the prunable weights."""
+        return masks_lib.density(self.masks)
+
+    def densities(self):
+        """Kept / total of each weight, by path."""
+        return masks_lib.densities(self.masks)
+
+    def save(self, path):
+        """Writes the ticket atomically: a reader never sees half a file.
+
+        Args:
+            path: str or path-like.
+
+        Raises:
+            OSError: If it cannot be written; an older file then still stands.
+        """
+        header = {
+            "level": self.level,
+            "config": self.config,
+            "step": self.rewind_point.step,
+            "optimizers": list(self.rewind_point.optimizers),
+            "trained": self.trained is not None,
+        }
+        files.write(path, header, self._arrays())
+
+    def _arrays(self):
+        yield from (("mask", p, m) for p, m in self.masks.items())
+        point = self.rewind_point
+        yield from (("weight", p, a) for p, a in point.weights.items())
+        for name, state in point.optimizers.items():
+            yield from ((f"optimizer {name}", k, a) for k, a in state.items())
+        if self.trained is not None:
+            yield from (("trained", p, a) for p, a in self.trained.items())
+
+    @classmethod
+    def load(cls, path):
+        """Reads a ticket.
+
+        Args:
+            path: str or path-like.
+
+        Returns:
+            A `Ticket`.
+
+        Raises:
+            OSError: If there is no such file.
+            ValueError: If it is not a ticket, was altered or cut short, or
+                was written by a newer version.
+        """
+        header, arrays = files.read(path)
+        parts = {}
+        for kind, name, array in arrays:
+            parts.setdefault(kind, {})[name] = array
+        point = RewindPoint(
+            header["step"],
+            parts.get("weight", {}),
+            {
+                name: parts.get(f"optimizer {name}", {})
+                for name in header["optimizers"]
+            },
+        )
+        trained = parts.get("trained", {}) if header["trained"] else None
+        masks = parts.get("mask", {})
+        return cls(masks, point, header["level"], header["config"], trained)
+
+    def apply(self, model, names=None, **wrap_arguments):
+        """Puts masks and rewind point onto a freshly built model.
+
+        Weights are matched by order and shape, since automatic names differ
+        from one build to the next, or by `names`.
+
+        Args:
+            model: a built `keras.Model` of the same architecture.
+            names: optional dict, a path of the ticket -> a path of `model`,
+                for weights that are not in the same order.
+            **wrap_arguments: arguments of `wrap` to replace those the ticket
+                was found with.
+
+        Returns:
+            The model, wrapped at the ticket's level.
+
+        Raises:
+            ValueError: If a weight does not fit; the first is named, and the
+                model is left as it was.
+        """
+        # The one arrow that points up: a ticket knows how to be used.
+        from keras_lottery.pruner import arguments_of
+        from keras_lottery.wrapping import wrap
+
+        found_with = arguments_of(self.config, self.match(model, names))
+        model = wrap(model, **{**found_with, **wrap_arguments})
+        model.lottery.load(self, names)
+        return model
+
+    def match(self, model, names=None):
+        """Dict from each path of the ticket to the model's, or an error."""
+        return match_weights(
+            self.rewind_point.weights, model_state(model), names
+        )
+
+
+def match_weights(arrays, variables, names=None):
+    """Pairs saved arrays with a model's variables by order and shape.
+
+    Args:
+        arrays: dict, saved path -> array.
+        variables: dict, path -> `keras.Variable`.
+        names: optional dict, saved path -> path.
+
+    Returns:
+        A dict, saved path -> path.
+
+    Raises:
+        ValueError: Naming the first that does not fit.
+    """
+    names = names or {}
+    for saved, path in names.items():
+        if saved not in arrays or path not in variables:
+            raise ValueError(
+                "`names` must map weights of the ticket to weights of the "
+                f"model. Received: {saved!r}: {path!r}"
+            )
+    rest = iter([p for p in variables if p not in names.values()])
+    places = {s: names[s] if s in names else next(rest, None) for s in arrays}
+    for saved, path in places.items():
+        shape = arrays[saved].shape
+        if path is None or tuple(variables[path].shape) != shape:
+            found = (
+                "the model has no such weight"
+                if path is None
+                else f"{path!r} has shape {tuple(variables[path].shape)}"
+            )
+            raise ValueError(
+                "The ticket does not fit the model. The first weight that "
+                f"differs is {saved!r} of shape {shape}: {found}."
+            )
+    left = next(rest, None)
+    if left is not None:
+        raise ValueError(
+            "The ticket does not fit the model: it has no weight for "
+            f"{left!r} of shape {tuple(variables[left].shape)}."
+        )
+    return places
+
+
+def zeros_as_masks(variables):
+    """Masks of a model that is already sparse: its exact zeros are pruned.
+
+    Args:
+        variables: dict, path -> `keras.Variable`.
+
+    Returns:
+        A dict, path -> boolean array.
+    """
+    masks = {p: np.asarray(v.numpy()) != 0 for p, v in variables.items()}
+    empty = [path for path, mask in masks.items() if not mask.any()]
+    if empty:
+        raise ValueError(
+            f'masks="zeros" would prune all of {empty[0]!r}: it is '
+            "initialised to zeros, not sparse. Give a dict of masks instead."
+        )
+    return masks

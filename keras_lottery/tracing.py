@@ -1,0 +1,123 @@
+"""Finds the output layers of any model by tracing what it computes.
+
+The graph of one forward pass is walked backwards from the outputs until it
+meets a kernel. Activations, reshapes, normalisation and several heads are
+passed through without knowing them, and it makes no difference whether the
+model is Sequential, functional, nested or subclassed with its own `call`.
+"""
+
+import keras
+import tensorflow as tf
+
+
+class TracingError(ValueError):
+    """The model could not be traced."""
+
+
+def output_variables(model, variables, data=None):
+    """The variables among `variables` that are nearest to the outputs.
+
+    Args:
+        model: a built `keras.Model`.
+        variables: list of `keras.Variable`, the kernels to look for.
+        data: optional batch of inputs, if the model does not know its own
+            input shapes.
+
+    Returns:
+        A list of `keras.Variable`: those that meet the data on a path to an
+        output on which no other kernel follows.
+
+    Raises:
+        TracingError: If the model cannot be traced.
+    """
+    with tf.init_scope():
+        graph, inputs, outputs = _trace(model, _input_spec(model, data))
+    handles = {id(v.value.handle): id(v) for v in variables}
+    kernels = {
+        inner.name: {handles[id(outer)]}
+        for outer, inner in graph.captures
+        if id(outer) in handles
+    }
+    met = _kernels_met_by_data(graph, inputs, kernels)
+    found, seen, stack = set(), set(), [t.op for t in outputs]
+    while stack:
+        operation = stack.pop()
+        if operation.name in seen or operation.name not in met:
+            continue
+        seen.add(operation.name)
+        if met[operation.name]:
+            found |= met[operation.name]
+        else:
+            stack.extend(t.op for t in operation.inputs)
+    return [v for v in variables if id(v) in found]
+
+
+def _kernels_met_by_data(graph, inputs, kernels):
+    """Dict: operation that works on data -> the kernels it works with.
+
+    `kernels` maps a tensor's name to the kernels it is computed from.
+    """
+    data, met = {t.name for t in inputs}, {}
+    for operation in graph.get_operations():
+        constant, on_data = set(), False
+        for tensor in operation.inputs:
+            if tensor.name in data:
+                on_data = True
+            else:
+                constant |= kernels.get(tensor.name, set())
+        for tensor in operation.outputs:
+            if on_data:
+                data.add(tensor.name)
+            elif constant:
+                kernels[tensor.name] = constant
+        if on_data:
+            met[operation.name] = constant
+    return met
+
+
+def _trace(model, spec):
+    arguments = {"training": False} if model._call_has_training_arg else {}
+
+    def forward(inputs):
+        return model(inputs, **arguments)
+
+    try:
+        function = tf.function(forward, autograph=False)
+        concrete = function.get_concrete_function(spec)
+    except Exception as error:
+        raise TracingError(
+            "The output layers could not be found, because the model could "
+            f"not be traced ({type(error).__name__}: {error}). Give "
+            "`output_rate` the value of `rate` to prune all layers alike, "
+            "with rates={...} for those that differ."
+        ) from error
+    captured = {inner.name for _, inner in concrete.graph.captures}
+    inputs = [t for t in concrete.graph.inputs if t.name not in captured]
+    return concrete.graph, inputs, concrete.graph.outputs
+
+
+def _input_spec(model, data):
+    if data is not None:
+        return keras.tree.map_structure(
+            lambda x: tf.TensorSpec(x.shape, x.dtype), data
+        )
+    if getattr(model, "inputs", None):
+        # A functional model may take a dict; its `inputs` are always flat.
+        inputs = getattr(model, "_inputs_struct", model.inputs)
+        if isinstance(model, keras.Sequential):
+            (inputs,) = model.inputs
+        return keras.tree.map_structure(
+            lambda x: tf.TensorSpec(x.shape, x.dtype), inputs
+        )
+    # A subclassed model remembers the shapes it was built with.
+    shapes = getattr(model, "_build_shapes_dict", None)
+    if not shapes or len(shapes) != 1:
+        raise TracingError(
+            "The output layers could not be found: the model does not know "
+            "the shapes of its inputs. Train it by `fit`, or give "
+            "`output_rate` the value of `rate` to prune all layers alike."
+        )
+    (shape,) = shapes.values()
+    return keras.tree.map_shape_structure(
+        lambda s: tf.TensorSpec(s, keras.backend.floatx()), shape
+    )

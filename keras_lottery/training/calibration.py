@@ -1,0 +1,182 @@
+"""Chooses the backend of the compiled loop by measuring it.
+
+XLA makes a step of a dense network several times faster and, on a CPU, a step
+of a convolutional one up to a hundred times slower. So nothing is assumed: a
+candidate first runs one step on two examples, which is cheap however bad it
+is, and only if that beats the graph does it run on full batches.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import time
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from keras_lottery.training.compiled import BACKENDS
+from keras_lottery.training.order import batch_indices
+
+# A measurement may cost this much, in seconds, or as a part of the training.
+_BUDGET_SECONDS = 10.0
+_BUDGET_PART = 0.03
+# How long XLA takes to compile a function, in times of tracing it. Measured.
+_COMPILE_PER_TRACE = 6.0
+# One of the stretches a step is timed over.
+_STRETCH_SECONDS = 0.1
+
+_chosen = {}
+
+
+def choose(model, steps_on, data, shape, steps, timings=None):
+    """Measures the backends and names the fastest.
+
+    Leaves every variable as it was, bit for bit.
+
+    Args:
+        model: The model to be trained.
+        steps_on: Function of a backend's name to its `CompiledSteps`.
+        data: Pair of inputs and targets, as tensors.
+        shape: Pair of integers, `(rows, batch_size)` of the index arrays of
+            the training to come.
+        steps: Integer, the length of the training to come.
+        timings: Path of a JSON file of earlier choices, or `None`.
+
+    Returns:
+        One of `"graph"`, `"xla"` and `"xla_step"`.
+    """
+    key = _key(model, data, shape)
+    remembered = {**_read(timings), **_chosen}
+    if remembered.get(key) not in BACKENDS:
+        with _preserved(model, steps_on("graph")):
+            remembered[key] = _fastest(steps_on, data, shape, steps)
+        _write(timings, key, remembered[key])
+    _chosen[key] = remembered[key]
+    return remembered[key]
+
+
+def _fastest(steps_on, data, shape, steps):
+    began = time.perf_counter()
+    measure = functools.partial(_step_seconds, data=data, shape=shape)
+    rows, batch_size = shape
+    tiny = (1, min(2, batch_size))
+    graph_tiny, trace = _probe(steps_on("graph"), data, tiny)
+    seconds = {"graph": measure(steps_on("graph"))}
+    budget = max(_BUDGET_SECONDS, _BUDGET_PART * steps * seconds["graph"])
+    for backend in ("xla", "xla_step"):
+        left = budget - (time.perf_counter() - began)
+        if 2 * _COMPILE_PER_TRACE * trace > left:
+            logging.info("%s: not tried, compiling takes too long.", backend)
+            continue
+        try:
+            xla_tiny, _ = _probe(steps_on(backend), data, tiny)
+            if xla_tiny > graph_tiny:
+                logging.info(
+                    "%s: given up, %.1f ms for two examples, graph %.1f ms.",
+                    backend,
+                    1e3 * xla_tiny,
+                    1e3 * graph_tiny,
+                )
+                continue
+            seconds[backend] = measure(steps_on(backend))
+        except Exception as error:
+            # Any failure to compile what runs as a graph is XLA's own.
+            logging.info("%s: cannot compile this model: %s", backend, error)
+            continue
+        if seconds[backend] < seconds["graph"]:
+            break
+    for backend, value in seconds.items():
+        logging.info("%s: %.3f ms a step.", backend, 1e3 * value)
+    return min(seconds, key=seconds.get)
+
+
+def _probe(steps, data, shape):
+    """Seconds of one step, and those spent before on preparing it."""
+    rows, batch_size = shape
+    size = len(keras.tree.flatten(data)[0])
+    indices = batch_indices(size, batch_size, 0, 0, rows)
+    first = _timed(steps.train, 1, indices, data)
+    second = _timed(steps.train, 1, indices, data)
+    return second, first - second
+
+
+def _step_seconds(steps, data, shape):
+    """Seconds a step takes on full batches: the best of three stretches."""
+    rows, batch_size = shape
+    size = len(keras.tree.flatten(data)[0])
+    indices = batch_indices(size, batch_size, 0, 0, rows)
+    one, _ = _probe(steps, data, shape)
+    count = max(1, min(rows, int(_STRETCH_SECONDS / one)))
+    return min(
+        _timed(steps.train, count, indices, data) / count for _ in range(3)
+    )
+
+
+def _timed(function, *args):
+    began = time.perf_counter()
+    function(*args)
+    return time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def _preserved(model, steps):
+    """Puts every variable a step may change back as it was."""
+    variables = (
+        *model.variables,
+        *model.optimizer.variables,
+        *steps.variables(),
+    )
+    values = [variable.numpy() for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+
+
+def _key(model, data, shape):
+    """One line for what the choice depends on: network, batch, machine."""
+    layers = [type(layer).__name__ for layer in model._flatten_layers()]
+    variables = [(v.shape, v.dtype) for v in model.variables]
+    leaves = [(t.shape[1:], t.dtype) for t in keras.tree.flatten(data)]
+    network = repr(
+        (layers, variables, leaves, type(model.optimizer).__name__)
+    ).encode()
+    machine = (
+        platform.node(),
+        platform.machine(),
+        os.cpu_count(),
+        tf.config.threading.get_intra_op_parallelism_threads(),
+        [d.device_type for d in tf.config.list_physical_devices()],
+        tf.__version__,
+    )
+    return (
+        f"{hashlib.sha256(network).hexdigest()[:16]}"
+        f" batch {shape[1]} on {' '.join(map(str, machine))}"
+    )
+
+
+def _read(path):
+    """The choices in the file; none if there is no file or it is damaged."""
+    if path is None:
+        return {}
+    try:
+        choices = json.loads(pathlib.Path(path).read_text())
+    except (OSError, ValueError):
+        return {}
+    return choices if isinstance(choices, dict) else {}
+
+
+def _write(path, key, backend):
+    if path is None:
+        return
+    # Written beside and renamed: a reader never sees half a file.
+    part = pathlib.Path(f"{path}.{os.getpid()}")
+    choices = {**_read(path), key: backend}
+    part.write_text(json.dumps(choices, indent=2, sort_keys=True))
+    part.replace(path)

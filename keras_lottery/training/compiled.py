@@ -1,0 +1,148 @@
+"""Many steps of a Keras model as one compiled function.
+
+The step is the model's own `train_step` or `test_step`, so everything Keras
+does in a step is done: loss scaling, clipping, constraints, batch statistics,
+learning-rate schedules, metrics. Only the loop around it is ours, and there
+is no Python in it. Keeping the metrics up to date costs no measurable time
+(LeNet-300-100: within the noise of 0.7 ms a step).
+"""
+
+import keras
+import tensorflow as tf
+
+BACKENDS = ("graph", "xla", "xla_step")
+
+
+class CompiledSteps:
+    """The training and the evaluation of one model on one backend.
+
+    Weights, masks and optimizer state are variables, data and its order are
+    arguments: nothing that differs between two trainings is compiled in.
+
+    Args:
+        model: A compiled and built model.
+        backend: `"graph"`: a TensorFlow graph; `"xla"`: all steps in one
+            XLA program; `"xla_step"`: a graph that calls an XLA program for
+            every step.
+        data: Pair of inputs and targets, as tensors, of which the shapes
+            and dtypes are taken.
+    """
+
+    def __init__(self, model, backend, data):
+        self.traces = 0
+        self._model = model
+        self._backend = backend
+        examples = keras.tree.map_structure(
+            lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype), data
+        )
+        batches = keras.tree.map_structure(
+            lambda t: tf.TensorSpec((None, None, *t.shape[1:]), t.dtype), data
+        )
+        count = tf.TensorSpec((), tf.int32)
+        indices = tf.TensorSpec((None, None), tf.int32)
+        self._train = self._function(
+            self._train_steps, [count, indices, examples]
+        )
+        self._evaluate = self._function(self._test_steps, [batches])
+
+    def train(self, count, indices, data):
+        """Trains `count` steps, on the batches in the rows of `indices`.
+
+        Args:
+            count: Integer, at most the number of rows.
+            indices: int32 array of shape `(rows, batch_size)`. XLA compiles
+                anew for another shape, but not for another `count`.
+            data: Pair of inputs and targets, as tensors.
+
+        Returns:
+            dict of metric name to float, over all steps since the metrics
+            were last reset.
+        """
+        return _floats(self._train(tf.constant(count, tf.int32), indices, data))
+
+    def evaluate(self, blocks):
+        """Evaluates, and leaves the metrics reset.
+
+        Args:
+            blocks: List of pairs of inputs and targets, of shape
+                `(batches, batch_size, ...)` each, as `into_blocks` returns.
+
+        Returns:
+            dict of metric name to float, over all blocks.
+        """
+        self._model.reset_metrics()
+        for block in blocks:
+            results = self._evaluate(block)
+        self._model.reset_metrics()
+        return _floats(results)
+
+    def variables(self):
+        """All variables a training step reads or writes, as `tf.Variable`s."""
+        return self._train.get_concrete_function().variables
+
+    def _function(self, steps, signature):
+        return tf.function(
+            steps,
+            input_signature=signature,
+            jit_compile=self._backend == "xla",
+            autograph=False,
+        )
+
+    def _train_steps(self, count, indices, data):
+        def batch(i):
+            return keras.tree.map_structure(
+                lambda t: tf.gather(t, indices[i]), data
+            )
+
+        return self._repeat(self._model.train_step, batch, count)
+
+    def _test_steps(self, batches):
+        def batch(i):
+            return keras.tree.map_structure(lambda t: t[i], batches)
+
+        count = tf.shape(keras.tree.flatten(batches)[0])[0]
+        return self._repeat(self._model.test_step, batch, count)
+
+    def _repeat(self, step, batch, count):
+        self.traces += 1
+
+        def run(data):
+            step(data)
+
+        if self._backend == "xla_step":
+            run = tf.function(run, jit_compile=True, autograph=False)
+
+        def body(i):
+            run(batch(i))
+            return (i + 1,)
+
+        tf.while_loop(lambda i: i < count, body, (tf.constant(0),))
+        return self._model.get_metrics_result()
+
+
+def into_blocks(data, batch_size):
+    """Cuts data into one block of equal batches and one for the remainder.
+
+    Args:
+        data: Pair of inputs and targets, as tensors.
+        batch_size: Integer, examples per batch.
+
+    Returns:
+        List of one or two pairs of shape `(batches, batch_size, ...)`.
+    """
+    size = len(keras.tree.flatten(data)[0])
+    whole = size - size % batch_size
+
+    def cut(begin, end, rows):
+        return keras.tree.map_structure(
+            lambda t: tf.reshape(t[begin:end], (-1, rows, *t.shape[1:])), data
+        )
+
+    blocks = [cut(0, whole, batch_size)] if whole else []
+    if whole < size:
+        blocks.append(cut(whole, size, size - whole))
+    return blocks
+
+
+def _floats(results):
+    return {name: float(value) for name, value in results.items()}

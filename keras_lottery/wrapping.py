@@ -1,0 +1,177 @@
+"""wrap / unwrap: makes `fit` run a round.
+
+The model stays the same object. It is given a subclass of its own class, so
+that `isinstance` holds and its own `train_step`, `call` and methods are kept.
+"""
+
+import contextlib
+import functools
+import os
+
+import keras
+
+from keras_lottery import tickets
+from keras_lottery.pruner import LotteryTicketPruner, arguments_of
+from keras_lottery.scopes import find_kernels
+
+_TICKET = "lottery.ticket"
+
+
+class LotteryModel:
+    """What `wrap` adds in front of a model's own class."""
+
+    def fit(self, *args, **kwargs):
+        """`keras.Model.fit`, as one round: trains, prunes, rewinds."""
+        return self.lottery.run_fit(super().fit, *args, **kwargs)
+
+    def make_train_function(self, force=False):
+        self.lottery.attach()
+        return super().make_train_function(force)
+
+    def train_step(self, data):
+        self.lottery.attach(data)
+        logs = super().train_step(data)
+        self.lottery.after_step()
+        return logs
+
+    def get_config(self):
+        with _as_own_class(self):
+            config = keras.saving.serialize_keras_object(self)
+        # Keras compiles the outer object from a config of its own.
+        config.pop("compile_config", None)
+        return {"model": config, "lottery": self.lottery.get_config()}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        model = keras.saving.deserialize_keras_object(
+            config["model"], custom_objects
+        )
+        # Paths may differ in a model built anew; the order does not.
+        kernels = find_kernels(model) if model.built else ()
+        lottery = config["lottery"]
+        places = dict(zip(lottery["rates"], [k.path for k in kernels]))
+        return wrap(model, **arguments_of(lottery, places))
+
+    def save_assets(self, inner_path):
+        if self.lottery.attached:
+            ticket = self.lottery.ticket()
+            ticket.save(os.path.join(inner_path, _TICKET))
+
+    def load_assets(self, inner_path):
+        path = os.path.join(inner_path, _TICKET)
+        if os.path.exists(path):
+            self.lottery.load(tickets.Ticket.load(path))
+
+
+def wrap(model, **arguments):
+    """Makes a Keras model look for a lottery ticket when it is trained.
+
+    From then on `fit` is a round: it trains the model under the current mask,
+    records the level, prunes and rewinds. The model is the same object with
+    the same weights, and is an instance of its class as before.
+
+    Args:
+        model: `keras.Model`, built or not, compiled or not.
+        **arguments: those of `LotteryTicketPruner`: `rate=0.2`,
+            `output_rate=None`, `rates=None`, `scope="layerwise"`,
+            `criterion="magnitude"`, `rewind_to=0`, `masks=None`,
+            `rounds=None`, `seed=None`.
+
+    Returns:
+        The same model, with its `LotteryTicketPruner` as `model.lottery`.
+
+    Raises:
+        ValueError: If an argument is wrong, if the model is not a Keras 3
+            model or is wrapped already, or if it has nothing to prune.
+
+    Example:
+
+    ```python
+    model = keras_lottery.wrap(model, rate=0.2, rounds=3)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    for _ in range(4):
+        model.fit(x, y)  # levels 0 to 3
+    print(model.lottery.density)
+    ```
+
+    Source: Frankle & Carbin, 1803.03635, section 1.
+    """
+    _check_model(model)
+    model.lottery = LotteryTicketPruner(model, **arguments)
+    model.__class__ = _wrapped_class(type(model))
+    return model
+
+
+def unwrap(model):
+    """Gives the plain Keras model back.
+
+    Args:
+        model: a model that `wrap` returned.
+
+    Returns:
+        The same object, of its own class. The masks' zeros stay; nothing of
+        this library remains in it.
+
+    Raises:
+        ValueError: If the model is not wrapped.
+    """
+    if not isinstance(model, LotteryModel):
+        raise ValueError(
+            "`model` must be a model that `keras_lottery.wrap` returned. "
+            f"Received: model={model!r}"
+        )
+    model.lottery.detach()
+    model.train_function = None
+    model.__class__ = type(model).unwrapped_class
+    del model.lottery
+    return model
+
+
+@functools.cache
+def _wrapped_class(own):
+    name = own.__name__
+    wrapped = type(name, (LotteryModel, own), {"unwrapped_class": own})
+    wrapped.__module__ = __name__
+    # All share one registered name: `from_config` finds the class again from
+    # the model inside the config.
+    register = keras.saving.register_keras_serializable
+    return register("keras_lottery", "LotteryModel")(wrapped)
+
+
+keras.saving.register_keras_serializable("keras_lottery", "LotteryModel")(
+    LotteryModel
+)
+
+
+@contextlib.contextmanager
+def _as_own_class(model):
+    wrapped = type(model)
+    model.__class__ = wrapped.unwrapped_class
+    try:
+        yield
+    finally:
+        model.__class__ = wrapped
+
+
+def _check_model(model):
+    if isinstance(model, LotteryModel):
+        raise ValueError(
+            "`model` must not be wrapped already. `keras_lottery.unwrap` it "
+            f"first. Received: model={model!r}"
+        )
+    if isinstance(model, keras.Model):
+        return
+    modules = {c.__module__.split(".")[0] for c in type(model).__mro__}
+    flavour = "not a model"
+    if "tf_keras" in modules:
+        flavour = "a tf_keras (Keras 2) model"
+    elif "keras" in modules and isinstance(model, keras.layers.Layer):
+        flavour = "a Keras layer, not a model"
+    elif modules & {"tensorflow", "tensorflow_core"}:
+        flavour = "a TensorFlow object or Keras 2 model"
+    elif "torch" in modules:
+        flavour = "a PyTorch module"
+    raise ValueError(
+        f"`model` must be a Keras 3 model (keras.Model). Received: {flavour}, "
+        f"of type {type(model)}"
+    )
