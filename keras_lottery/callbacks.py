@@ -6,24 +6,15 @@ import keras
 
 
 class RoundCallback(keras.callbacks.Callback):
-    """Tells the pruner that training starts; refuses what cannot work."""
+    """Tells the pruner that training starts, and for how long."""
 
     def __init__(self, pruner):
         super().__init__()
         self.pruner = pruner
 
     def on_train_begin(self, logs=None):
-        pruner = self.pruner
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
-        late = pruner.rewind_to
-        if steps and epochs and isinstance(late, int) and pruner.level == 0:
-            if steps * epochs < late:
-                raise ValueError(
-                    "`rewind_to` must be a step that the first training "
-                    f"reaches. Received: rewind_to={late}, and {epochs} "
-                    f"epochs of {steps} steps."
-                )
-        pruner.begin()
+        self.pruner.begin(steps * epochs if steps and epochs else None)
 
 
 def with_callback(fit, callback, args, kwargs):
@@ -45,6 +36,9 @@ def with_callback(fit, callback, args, kwargs):
         arguments = bound.kwargs
     given = arguments.get("callbacks")
     if isinstance(given, keras.callbacks.CallbackList):
+        given.callbacks[:] = [
+            c for c in given.callbacks if not isinstance(c, RoundCallback)
+        ]
         given.append(callback)
         callback.set_model(given.model)
         callback.set_params(given.params)
@@ -52,4 +46,4 @@ def with_callback(fit, callback, args, kwargs):
         arguments["callbacks"] = [callback, *keras.tree.flatten(given or [])]
     if arguments is bound.arguments:
         return bound.args, bound.kwargs
-    return args, arguments
+    return bound.args, arguments

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import struct
-import tempfile
+import uuid
 
 import ml_dtypes  # noqa: F401  (gives NumPy the names of bfloat16 and float8)
 import numpy as np
@@ -36,7 +36,7 @@ def write(path, header, arrays):
         blob = b""
         if array.dtype == bool:
             blob = masks.pack(array).tobytes()
-        elif array.any():
+        elif has_bits(array):
             blob = np.ascontiguousarray(array).tobytes()
         entries.append([kind, name, array.shape, array.dtype.name, len(blob)])
         blobs.append(blob)
@@ -78,6 +78,11 @@ def read(path):
     return header, arrays
 
 
+def has_bits(array):
+    """Whether any bit is set: -0.0 is not the zero that takes nothing."""
+    return bool(np.ascontiguousarray(array).view(np.uint8).any())
+
+
 def _array(blob, shape, dtype):
     if not len(blob):
         return np.zeros(shape, np.dtype(dtype))
@@ -99,10 +104,10 @@ class atomic_file:
     def __enter__(self):
         directory = os.path.dirname(os.path.abspath(self.path))
         os.makedirs(directory, exist_ok=True)
-        handle, self._part = tempfile.mkstemp(
-            dir=directory, prefix=f".{os.path.basename(self.path)}."
-        )
-        self._file = os.fdopen(handle, "wb")
+        name = f".{os.path.basename(self.path)}.{uuid.uuid4().hex}"
+        self._part = os.path.join(directory, name)
+        # Not `tempfile`, whose files no one else may read.
+        self._file = open(self._part, "xb")
         return self._file
 
     def __exit__(self, kind, error, traceback):
@@ -113,6 +118,9 @@ class atomic_file:
                 self._file.close()
                 os.replace(self._part, self.path)
         finally:
-            self._file.close()
-            if os.path.exists(self._part):
-                os.unlink(self._part)
+            try:
+                self._file.close()
+            finally:
+                # A full disk fails the close as well.
+                if os.path.exists(self._part):
+                    os.unlink(self._part)

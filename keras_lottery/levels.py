@@ -28,15 +28,18 @@ class Weights:
         self._file = os.path.join(directory, f"{number}.npz")
         # Numbered members: a path may hold what a file name may not.
         np.savez(self._file, *self._arrays.values())
-        self._paths, self._arrays = list(self._arrays), None
+        self._dtypes = {p: a.dtype for p, a in self._arrays.items()}
+        self._arrays = None
 
     def load(self):
         """Dict, path -> array."""
         if self._arrays is not None:
             return self._arrays
         with np.load(self._file) as file:
+            # NumPy's format forgets bfloat16: only its bytes come back.
             return {
-                path: file[f"arr_{i}"] for i, path in enumerate(self._paths)
+                path: file[f"arr_{i}"].view(dtype)
+                for i, (path, dtype) in enumerate(self._dtypes.items())
             }
 
 

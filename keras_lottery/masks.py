@@ -79,8 +79,11 @@ def prune_global(masks, rate, score):
     pool, start = None, 0
     for path, mask in masks.items():
         scores = np.asarray(score(path))
+        # Never narrower than a layer's scores: rounding would move the cut.
+        dtype = np.result_type(scores, *([] if pool is None else [pool]))
         if pool is None:
-            pool = np.empty(survivors, scores.dtype)
+            pool = np.empty(survivors, dtype)
+        pool = pool.astype(dtype, copy=False)
         end = start + counts[path]
         pool[start:end] = scores[mask]
         start = end

@@ -24,7 +24,7 @@ from keras_lottery.callbacks import RoundCallback, with_callback
 from keras_lottery.constraints import TicketMask, mask_of
 from keras_lottery.levels import Levels
 from keras_lottery.rewinding import RewindPoint
-from keras_lottery.scopes import Rates, find_kernels
+from keras_lottery.scopes import Rates, check_model, find_kernels
 from keras_lottery.tracing import TracingError
 
 
@@ -96,13 +96,14 @@ class LotteryTicketPruner:
         rounds=None,
         seed=None,
     ):
+        check_model(model)
         self._rates = Rates(rate, output_rate, rates, scope)
         self._score = criteria.get(criterion)
-        _check_rewind_to(rewind_to)
+        rewind_to = _check_rewind_to(rewind_to)
         if rounds is not None:
-            schedules.check_integer("rounds", rounds, minimum=0)
+            rounds = schedules.check_integer("rounds", rounds, minimum=0)
         if seed is not None:
-            schedules.check_integer("seed", seed, minimum=0)
+            seed = schedules.check_integer("seed", seed, minimum=0)
         _check_masks(masks)
         self.model = model
         self.rate, self.output_rate, self.rates = rate, output_rate, rates
@@ -115,7 +116,7 @@ class LotteryTicketPruner:
         self._schedules = {}
         self._rewind_point = None
         self._delayed = None
-        self._known = {}
+        self._known, self._given = {}, {}
         self._paused = self._started = False
         # A training function compiled before would not know the masks.
         model.train_function = None
@@ -170,15 +171,17 @@ class LotteryTicketPruner:
         before, self.rounds = self.rounds, rounds
         own_class = getattr(type(self.model), "unwrapped_class", None)
         fit = functools.partial((own_class or type(self.model)).fit, self.model)
+        steps = contextlib.nullcontext() if own_class else self._stepping()
         try:
-            while not self._done:
-                trained = len(self.levels)
-                self.run_fit(fit, x, y, **fit_arguments)
-                if len(self.levels) == trained:
-                    raise FloatingPointError(
-                        f"Level {self.level} was not trained: its weights "
-                        "are NaN. Try a smaller learning rate."
-                    )
+            with steps:
+                while not self._done:
+                    trained = len(self.levels)
+                    self.run_fit(fit, x, y, **fit_arguments)
+                    if len(self.levels) == trained:
+                        raise FloatingPointError(
+                            f"Level {self.level} was not trained: its weights "
+                            "are NaN. Try a smaller learning rate."
+                        )
         finally:
             self.rounds = before
         return self.levels
@@ -191,30 +194,42 @@ class LotteryTicketPruner:
         self._require_attached()
         if not any(r.index == self.level for r in self.levels):
             self.record()
-        masks, initial = self.masks, self._rewind_point.weights
+        masks = self.next_masks(
+            self.level, self.masks, self._rewind_point.weights, self._kernels
+        )
+        self._assign_masks(masks)
+        self.level += 1
+
+    def next_masks(self, level, masks, initial, trained):
+        """The masks of the level after, from arrays alone.
+
+        Args:
+            level: int, the level the weights were trained at.
+            masks: dict, weight path -> boolean array: that level's.
+            initial: dict, weight path -> array at the rewind point.
+            trained: dict, weight path -> array or variable.
+
+        Returns:
+            A dict, weight path -> boolean array.
+        """
         index = {path: i for i, path in enumerate(masks)}
 
         def score(path):
             return criteria.scores(
                 self._score,
                 initial[path],
-                keras.ops.convert_to_numpy(self._kernels[path]),
-                [self.seed or 0, self.level, index[path]],
+                keras.ops.convert_to_numpy(trained[path]),
+                [self.seed or 0, level, index[path]],
             )
 
+        if self.scope == "global":
+            rate = schedules.rate_at(self._rates.rate, level, "the pool")
+            return masks_lib.prune_global(masks, rate, score)
         rates = {
-            path: schedules.rate_at(schedule, self.level, path)
+            path: schedules.rate_at(schedule, level, path)
             for path, schedule in self._schedules.items()
         }
-        if self.scope == "global":
-            rate = schedules.rate_at(
-                self._rates.rate, self.level, "the pool"
-            )
-            masks = masks_lib.prune_global(masks, rate, score)
-        else:
-            masks = masks_lib.prune_layerwise(masks, rates, score)
-        self._assign_masks(masks)
-        self.level += 1
+        return masks_lib.prune_layerwise(masks, rates, score)
 
     def rewind(self):
         """Sets everything that training changes back to the rewind point.
@@ -226,7 +241,9 @@ class LotteryTicketPruner:
             return
         if self.rewind_to != "learning_rate":
             self._rewind_point.restore_weights(self.model)
-        self._rewind_point.restore_optimizers(self.model)
+        self._rewind_point.restore_optimizers(self.model, self._optimizers())
+        if self._delayed is not None:
+            self._delayed.restart()
 
     def capture(self, step=0):
         """Makes the state of training as it is now the rewind point.
@@ -235,7 +252,9 @@ class LotteryTicketPruner:
         `step` steps, if it is not to rewind to where the pruner was made.
         """
         self._require_attached()
-        self._rewind_point = RewindPoint.capture(self.model, step)
+        self._rewind_point = RewindPoint.capture(
+            self.model, step, self._optimizers()
+        )
 
     def record(self, history=None):
         """Appends the level, as trained now, to `levels`."""
@@ -338,13 +357,21 @@ class LotteryTicketPruner:
         """
         self._require_attached()
         places = ticket.match(self.model, names)
+        masks = {places[p]: mask for p, mask in ticket.masks.items()}
+        for path, variable in self._state().items():
+            pruned = path in masks and not masks[path].all()
+            if pruned and path not in self._kernels and variable.trainable:
+                raise ValueError(
+                    "`rates` must not leave a weight alone that the ticket "
+                    f"prunes. Received: {path!r}"
+                )
         point = ticket.rewind_point
         self._rewind_point = RewindPoint(
             point.step,
             {places[path]: array for path, array in point.weights.items()},
             point.optimizers,
         )
-        self._assign_masks({places[p]: m for p, m in ticket.masks.items()})
+        self._assign_masks({**self._all_kept(), **masks})
         self.level, self._started = ticket.level, ticket.level > 0
         self._known.clear()
         self._rewind_point.restore_weights(self.model)
@@ -387,8 +414,13 @@ class LotteryTicketPruner:
             self._paused = before
 
     def wrap_optimizer(self, optimizer):
-        """The same optimizer, its gradients masked, for a custom loop."""
-        return optimizers.wrap_optimizer(optimizer)
+        """The same optimizer, for a custom loop: its gradients are masked
+        and `rewind` sets it back."""
+        optimizers.wrap_optimizer(optimizer)
+        if all(o is not optimizer for o in self._optimizers().values()):
+            self._given[f"given_{len(self._given)}"] = optimizer
+        self._meet_optimizers()
+        return optimizer
 
     # What `fit` needs of it.
 
@@ -416,19 +448,29 @@ class LotteryTicketPruner:
                     return
             self._meet_optimizers()
 
-    def begin(self):
-        """Called when training starts: takes the rewind point at level 0."""
+    def begin(self, steps=None):
+        """Called when training starts: takes the rewind point at level 0.
+
+        Args:
+            steps: optional int, the steps it will take, if that is known.
+        """
         self.attach()
-        if self._paused:
+        if self._paused or self._done:
             return
         first = self.level == 0 and not self._started
+        late = self.rewind_to if isinstance(self.rewind_to, int) else 0
+        if first and steps is not None and steps < late:
+            raise ValueError(
+                "`rewind_to` must be a step that the first training reaches. "
+                f"Received: rewind_to={late}, and a training of {steps} steps."
+            )
         self._started = True
         if first and self.attached:
             self.capture()
-        if first and isinstance(self.rewind_to, int) and self.rewind_to:
-            self._delayed = rewinding.DelayedCapture(self.rewind_to)
+        if first and late:
+            self._delayed = rewinding.DelayedCapture(late)
         if self.level and self._rewind_point and self._rewind_point.step:
-            for optimizer in rewinding.optimizers_of(self.model).values():
+            for optimizer in self._optimizers().values():
                 optimizers.clear_pruned_slots(optimizer)
 
     def after_step(self):
@@ -436,12 +478,31 @@ class LotteryTicketPruner:
         if self._delayed is not None and not self._paused:
             self._delayed.after_step(self.model)
 
+    @contextlib.contextmanager
+    def _stepping(self):
+        """Has a model that is not wrapped tell of its training steps."""
+        model = self.model
+        train_step, model.train_function = model.train_step, None
+
+        def told(data):
+            self.attach(data)
+            logs = train_step(data)
+            self.after_step()
+            return logs
+
+        vars(model)["train_step"] = told
+        try:
+            yield
+        finally:
+            del vars(model)["train_step"]
+            model.train_function = None
+
     def detach(self):
         """Takes masks and hooks off the model, which keeps its zeros."""
         for variable in self._kernels.values():
             variable.assign(mask_of(variable).select(variable))
             variable.constraint = mask_of(variable).constraint
-        for optimizer in rewinding.optimizers_of(self.model).values():
+        for optimizer in self._optimizers().values():
             optimizers.unwrap_optimizer(optimizer)
 
     # Parts.
@@ -459,12 +520,16 @@ class LotteryTicketPruner:
             variable.constraint = constraint
             variable.assign(constraint.select(variable))
         self._kernels, self._schedules = variables, resolved
-        self._rewind_point = RewindPoint.capture(self.model)
+        self._rewind_point = RewindPoint.capture(
+            self.model, 0, self._optimizers()
+        )
 
     def _meet_optimizers(self):
-        for name, optimizer in rewinding.optimizers_of(self.model).items():
+        for name, optimizer in self._optimizers().items():
             if self._known.get(name) is optimizer:
                 continue
+            if name in self._known:
+                optimizers.unwrap_optimizer(self._known[name])
             self._known[name] = optimizer
 
             def met(optimizer, name=name):
@@ -503,6 +568,12 @@ class LotteryTicketPruner:
         for path, variable in self._kernels.items():
             mask_of(variable).assign(masks[path])
             variable.assign(mask_of(variable).select(variable))
+
+    def _all_kept(self):
+        return {p: np.ones(v.shape, bool) for p, v in self._kernels.items()}
+
+    def _optimizers(self):
+        return {**rewinding.optimizers_of(self.model), **self._given}
 
     def _state(self):
         return rewinding.model_state(self.model)
@@ -625,7 +696,7 @@ def _start_masks(start, variables, model):
 
 
 def _check_masks(masks):
-    if masks is None or masks == "zeros":
+    if masks is None or (isinstance(masks, str) and masks == "zeros"):
         return
     if not isinstance(masks, (dict, tickets.Ticket)):
         raise ValueError(
@@ -635,10 +706,11 @@ def _check_masks(masks):
 
 
 def _check_rewind_to(rewind_to):
-    if rewind_to is None or rewind_to == "learning_rate":
-        return
+    named = isinstance(rewind_to, str) and rewind_to == "learning_rate"
+    if rewind_to is None or named:
+        return rewind_to
     try:
-        schedules.check_integer("rewind_to", rewind_to, minimum=0)
+        return schedules.check_integer("rewind_to", rewind_to, minimum=0)
     except ValueError as error:
         raise ValueError(f'{error} (or "learning_rate", or None)') from None
 

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lottery.constraints import mask_of
+from keras_lottery.files import has_bits
 from keras_lottery.scopes import unique_paths
 
 
@@ -34,14 +35,23 @@ class RewindPoint:
     optimizers: dict
 
     @classmethod
-    def capture(cls, model, step=0):
-        """Copies the training state of a built model."""
+    def capture(cls, model, step=0, optimizers=None):
+        """Copies the training state of a built model.
+
+        Args:
+            model: `keras.Model`.
+            step: int, the training step it is at.
+            optimizers: optional dict, name -> optimizer. Defaults to those
+                that the model holds.
+        """
+        if optimizers is None:
+            optimizers = optimizers_of(model)
         return cls(
             step,
             {k: _copy(v) for k, v in model_state(model).items()},
             {
                 name: copy_optimizer(optimizer)
-                for name, optimizer in optimizers_of(model).items()
+                for name, optimizer in optimizers.items()
                 if optimizer.built
             },
         )
@@ -54,9 +64,11 @@ class RewindPoint:
                 value = np.where(mask.numpy(), value, value.dtype.type(0))
             variable.assign(value)
 
-    def restore_optimizers(self, model):
-        """Sets every variable of the model's optimizers."""
-        for name, optimizer in optimizers_of(model).items():
+    def restore_optimizers(self, model, optimizers=None):
+        """Sets every variable of the optimizers, as `capture` takes them."""
+        if optimizers is None:
+            optimizers = optimizers_of(model)
+        for name, optimizer in optimizers.items():
             if name in self.optimizers and optimizer.built:
                 restore_optimizer(optimizer, self.optimizers[name])
 
@@ -111,7 +123,7 @@ def fits_optimizer(optimizer, state):
 def _copy(variable):
     value = np.array(keras.ops.convert_to_numpy(variable))
     # Fresh slots are all zeros: pages that are never written cost no memory.
-    return value if value.any() else np.zeros(value.shape, value.dtype)
+    return value if has_bits(value) else np.zeros(value.shape, value.dtype)
 
 
 class DelayedCapture:
@@ -150,6 +162,10 @@ class DelayedCapture:
             self._state,
             self._shadows,
         )
+
+    def restart(self):
+        """Counts from 0 again, since training starts over."""
+        self._count.assign(0)
 
     @property
     def steps(self):

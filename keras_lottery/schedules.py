@@ -141,9 +141,10 @@ def get(rate, name="rate"):
 def to_config(schedule):
     """What a file can hold of a schedule: `None` stands for a callable."""
     if isinstance(schedule, Constant):
-        return schedule.rate
+        return float(schedule.rate)
     if isinstance(schedule, ToDensity):
-        return dataclasses.asdict(schedule)
+        density, rounds = float(schedule.density), int(schedule.rounds)
+        return {"density": density, "rounds": rounds}
     if isinstance(schedule, Scaled):
         inner = to_config(schedule.schedule)
         return inner and {"schedule": inner, "factor": schedule.factor}
@@ -183,12 +184,14 @@ def check_rate(name, rate):
 
 
 def check_integer(name, value, minimum):
+    """`value` as an `int`, refused if it is none or below `minimum`."""
     integer = isinstance(value, numbers.Integral)
     if not integer or isinstance(value, bool) or value < minimum:
         raise ValueError(
             f"`{name}` must be an integer, at least {minimum}. "
             f"Received: {name}={value!r}"
         )
+    return int(value)
 
 
 def _is_number(value):

@@ -12,6 +12,7 @@ import re
 import keras
 
 from keras_lottery import schedules
+from keras_lottery.constraints import mask_of
 from keras_lottery.tracing import output_variables
 
 _NORMALISATION = (
@@ -28,6 +29,34 @@ _NO_CONNECTION = re.compile(
 )
 
 _EMBEDDING = re.compile(r"(^|_)embeddings?(_|$)")
+
+
+def check_model(model):
+    """Refuses what is not a Keras 3 model, or is pruned already."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            "`model` must be a Keras 3 model (keras.Model). "
+            f"Received: {_flavour(model)}, of type {type(model)}"
+        )
+    wrapped = hasattr(type(model), "unwrapped_class")
+    if wrapped or any(mask_of(v) for v in model.trainable_variables):
+        raise ValueError(
+            "`model` must not be wrapped already. `keras_lottery.unwrap` it, "
+            f"or `detach` its pruner, first. Received: model={model!r}"
+        )
+
+
+def _flavour(model):
+    modules = {c.__module__.split(".")[0] for c in type(model).__mro__}
+    if "tf_keras" in modules:
+        return "a tf_keras (Keras 2) model"
+    if isinstance(model, keras.layers.Layer):
+        return "a Keras layer, not a model"
+    if modules & {"tensorflow", "tensorflow_core"}:
+        return "a TensorFlow object or Keras 2 model"
+    if "torch" in modules:
+        return "a PyTorch module"
+    return "not a model"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,12 +149,18 @@ class Rates:
         rates: dict, overrides. A key is a layer, a layer's name, a regular
             expression found in a weight's path, or a layer class; the key
             that is the most specific in this order wins, and among classes
-            and names the innermost layer. A rate of 0 leaves a layer alone.
+            and names the innermost layer. A string that is a layer's name is
+            not an expression: "dense" says nothing about "dense_1". A rate
+            of 0 leaves a layer alone.
         scope: "layerwise" or "global".
     """
 
     def __init__(self, rate, output_rate, rates, scope):
         self.rate = schedules.get(rate)
+        if self.rate == _ALONE:
+            # Prunes nothing, yet keeps the masks there are: 0 leaves a layer
+            # alone only where it is asked for by name.
+            self.rate = schedules.ToDensity(1.0, rounds=1)
         if output_rate is not None:
             output_rate = schedules.get(output_rate, "output_rate")
         self.output_rate = output_rate
@@ -169,8 +204,9 @@ class Rates:
             ValueError: If a key of `rates` matches nothing, or nothing is
                 left to prune.
         """
+        kinds = _kinds(self.overrides, kernels)
         for key in self.overrides:
-            if not any(_matches(key, k) for k in kernels):
+            if not any(_matches(key, kinds[key], k) for k in kernels):
                 raise ValueError(
                     "`rates` must name layers that have kernels. Received: "
                     f"{key!r}, which matches none of "
@@ -179,7 +215,7 @@ class Rates:
         outputs = self._output_layers(kernels, model, data)
         resolved = {}
         for kernel in kernels:
-            schedule = self._override(kernel)
+            schedule = self._override(kernel, kinds)
             if schedule is None and kernel.default:
                 schedule = self._default(kernel, outputs)
             if schedule not in (None, _ALONE):
@@ -196,7 +232,8 @@ class Rates:
     def _output_layers(self, kernels, model, data):
         if self.output_rate is None and self.scope == "global":
             return set()
-        variables = [k.variable for k in kernels if k.default]
+        # An embedding may be tied to the output: no kernel before it is one.
+        variables = [k.variable for k in kernels]
         found = {id(v) for v in output_variables(model, variables, data)}
         return {id(k.layer) for k in kernels if id(k.variable) in found}
 
@@ -207,35 +244,46 @@ class Rates:
             return schedules.Scaled(self.rate, 0.5)
         return self.output_rate
 
-    def _override(self, kernel):
-        for kind in (keras.layers.Layer, "name", "regex", type):
+    def _override(self, kernel, kinds):
+        for kind in ("layer", "name", "regex", "class"):
             # The innermost layer speaks first.
             for layer in reversed(kernel.layers):
                 for key, schedule in self.overrides.items():
-                    if _matches_layer(key, kind, layer, kernel):
-                        return schedule
+                    if kinds[key] == kind:
+                        if _matches_layer(key, kind, layer, kernel):
+                            return schedule
         return None
 
 
 _ALONE = schedules.Constant(0.0)
 
 
+def _kinds(keys, kernels):
+    """Dict: key of `rates` -> "layer", "class", "name" or "regex"."""
+    names = {layer.name for kernel in kernels for layer in kernel.layers}
+    kinds = {}
+    for key in keys:
+        if isinstance(key, str):
+            kinds[key] = "name" if key in names else "regex"
+        else:
+            kinds[key] = "class" if isinstance(key, type) else "layer"
+    return kinds
+
+
+def _matches(key, kind, kernel):
+    return any(
+        _matches_layer(key, kind, layer, kernel) for layer in kernel.layers
+    )
+
+
 def _matches_layer(key, kind, layer, kernel):
     if kind == "name":
-        return isinstance(key, str) and key == layer.name
+        return key == layer.name
     if kind == "regex":
-        return isinstance(key, str) and bool(re.search(key, kernel.path))
-    if kind is type:
-        return isinstance(key, type) and isinstance(layer, key)
+        return bool(re.search(key, kernel.path))
+    if kind == "class":
+        return isinstance(layer, key)
     return key is layer
-
-
-def _matches(key, kernel):
-    return any(
-        _matches_layer(key, kind, layer, kernel)
-        for kind in (keras.layers.Layer, "name", "regex", type)
-        for layer in kernel.layers
-    )
 
 
 def _check_dict(rates):

@@ -7,6 +7,7 @@ import numpy as np
 from keras_lottery import files
 from keras_lottery import masks as masks_lib
 from keras_lottery.rewinding import RewindPoint, model_state
+from keras_lottery.scopes import check_model
 
 
 @dataclasses.dataclass(eq=False)
@@ -129,11 +130,16 @@ class Ticket:
         """
         # The one arrow that points up: a ticket knows how to be used.
         from keras_lottery.pruner import arguments_of
-        from keras_lottery.wrapping import wrap
+        from keras_lottery.wrapping import unwrap, wrap
 
+        check_model(model)
         found_with = arguments_of(self.config, self.match(model, names))
         model = wrap(model, **{**found_with, **wrap_arguments})
-        model.lottery.load(self, names)
+        try:
+            model.lottery.load(self, names)
+        except ValueError:
+            unwrap(model)
+            raise
         return model
 
     def match(self, model, names=None):

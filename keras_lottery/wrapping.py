@@ -24,6 +24,10 @@ class LotteryModel:
         """`keras.Model.fit`, as one round: trains, prunes, rewinds."""
         return self.lottery.run_fit(super().fit, *args, **kwargs)
 
+    def __new__(cls, *args, **kwargs):
+        # `clone_model` builds from the class: the copy is a plain model.
+        return cls.unwrapped_class(*args, **kwargs)
+
     def make_train_function(self, force=False):
         self.lottery.attach()
         return super().make_train_function(force)
@@ -96,7 +100,6 @@ def wrap(model, **arguments):
 
     Source: Frankle & Carbin, 1803.03635, section 1.
     """
-    _check_model(model)
     model.lottery = LotteryTicketPruner(model, **arguments)
     model.__class__ = _wrapped_class(type(model))
     return model
@@ -151,27 +154,3 @@ def _as_own_class(model):
         yield
     finally:
         model.__class__ = wrapped
-
-
-def _check_model(model):
-    if isinstance(model, LotteryModel):
-        raise ValueError(
-            "`model` must not be wrapped already. `keras_lottery.unwrap` it "
-            f"first. Received: model={model!r}"
-        )
-    if isinstance(model, keras.Model):
-        return
-    modules = {c.__module__.split(".")[0] for c in type(model).__mro__}
-    flavour = "not a model"
-    if "tf_keras" in modules:
-        flavour = "a tf_keras (Keras 2) model"
-    elif "keras" in modules and isinstance(model, keras.layers.Layer):
-        flavour = "a Keras layer, not a model"
-    elif modules & {"tensorflow", "tensorflow_core"}:
-        flavour = "a TensorFlow object or Keras 2 model"
-    elif "torch" in modules:
-        flavour = "a PyTorch module"
-    raise ValueError(
-        f"`model` must be a Keras 3 model (keras.Model). Received: {flavour}, "
-        f"of type {type(model)}"
-    )

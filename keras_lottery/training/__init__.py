@@ -1,7 +1,6 @@
 """The compiled training loop: many short trainings of one network."""
 
-from keras_lottery.training.loop import Loop
-from keras_lottery.training.loop import Training
+from keras_lottery.training.loop import Loop, Training
 from keras_lottery.training.order import batch_indices
 from keras_lottery.training.support import unsupported
 

@@ -9,9 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_lottery.training import calibration
-from keras_lottery.training.compiled import BACKENDS
-from keras_lottery.training.compiled import CompiledSteps
-from keras_lottery.training.compiled import into_blocks
+from keras_lottery.training.compiled import BACKENDS, CompiledSteps, into_blocks
 from keras_lottery.training.order import batch_indices
 from keras_lottery.training.support import unsupported
 
@@ -32,8 +30,8 @@ class Training:
             model was compiled without an accuracy metric.
         train_loss: float array, the mean training loss of the steps since
             the evaluation before.
-        early_stop_iteration: The iteration of minimum validation loss, the
-            first of equals. The state before the first step is not eligible.
+        early_stop_iteration: The iteration of minimum validation loss (or
+            of maximum accuracy, if that is monitored), the first of equals. The state before the first step is not eligible.
         early_stop_weights: The weights at that iteration, as
             `model.get_weights()` returns them.
         diverged: The iteration at which the validation loss was NaN and
@@ -66,8 +64,9 @@ class Loop:
     Whether XLA makes a network faster or a hundred times slower is not
     foreseeable; with `backend="auto"` a few steps of each are measured, once
     per architecture. Two backends give the same numbers to float tolerance,
-    not the same bits: to repeat a training bit for bit, pass the `backend` of
-    the first one.
+    not the same bits, and draw other random numbers for dropout (as `fit`
+    does with and without `jit_compile`): to repeat a training bit for bit,
+    pass the `backend` of the first one.
 
     The protocol is that of Frankle & Carbin (arXiv 1803.03635, section 2 and
     appendix G): evaluate every 100 iterations, train the full budget, find
@@ -82,7 +81,10 @@ class Loop:
         batch_size: Integer, examples per step. Defaults to 60.
         eval_every: Integer, iterations between two evaluations. Defaults to
             100.
-        backend: `"auto"`, `"graph"`, `"xla"` or `"xla_step"`. Defaults to
+        monitor: `"val_loss"`, of which the minimum, or `"val_accuracy"`, of
+            which the maximum is the early-stop iteration. Defaults to
+            `"val_loss"`, as in the paper.
+        backend: `"auto"`, `"graph"`, `"xla"` or `"xla_update"`. Defaults to
             `"auto"`: choose by measurement.
         timings: Path of a JSON file that remembers what `"auto"` measured
             from one process to the next. Defaults to `None`: forget it.
@@ -116,6 +118,7 @@ class Loop:
         validation,
         batch_size=60,
         eval_every=100,
+        monitor="val_loss",
         backend="auto",
         timings=None,
     ):
@@ -124,8 +127,12 @@ class Loop:
                 f"`backend` must be one of {('auto', *BACKENDS)}. "
                 f"Received: backend={backend!r}"
             )
+        if monitor not in ("val_loss", "val_accuracy"):
+            raise ValueError(
+                '`monitor` must be "val_loss" or "val_accuracy". '
+                f"Received: monitor={monitor!r}"
+            )
         size = _check_data("train", train)
-        _check_data("validation", validation)
         if not 1 <= batch_size <= size:
             raise ValueError(
                 "`batch_size` must be between 1 and the number of training "
@@ -144,21 +151,34 @@ class Loop:
         self.eval_every = eval_every
         self.timings = timings
         self.backend = backend
-        self._size = size
+        self.monitor = monitor
+        self.set_data(train, validation)
+        self._call_length = 1
+        self._compiled = {}
+        self._compiled_for = None
+
+    def set_data(self, train, validation):
+        """Trains on other data from now on.
+
+        Nothing is compiled anew if the arrays have the shapes of the old.
+
+        Args:
+            train: Pair `(x, y)`, as in the constructor.
+            validation: Pair `(x, y)`, likewise.
+        """
+        self._size = _check_data("train", train)
+        _check_data("validation", validation)
         self._train_data = _on_device(train)
         self._validation = into_blocks(
             _on_device(validation), _EVALUATION_BATCH
         )
-        self._call_length = 1
-        self._compiled = {}
-        self._compiled_for = None
 
     @property
     def traces(self):
         """How many functions have been traced for the model as it is now."""
         return sum(steps.traces for steps in self._compiled.values())
 
-    def train(self, iterations, seed, start=0, progress=None):
+    def train(self, iterations, seed, start=0, progress=None, visits=None):
         """Trains from the state the model is in, to the end of the budget.
 
         The model holds the final weights afterwards.
@@ -171,6 +191,9 @@ class Loop:
                 training would see from `start` on. Defaults to 0.
             progress: Callable, called with the iteration every few seconds
                 or more often, between steps. Defaults to `None`.
+            visits: dict, iteration -> callable without arguments, called when
+                exactly so many steps were made, such as to capture a rewind
+                point. Defaults to `None`.
 
         Returns:
             A `Training`.
@@ -183,24 +206,26 @@ class Loop:
         self.choose_backend(iterations - start)
         self.model.reset_metrics()
         began = time.perf_counter()
-        records, best, best_loss, diverged = [], None, None, None
+        records, best, best_score, diverged = [], None, None, None
         while start < iterations and diverged is None:
             stop = start - start % self.eval_every + self.eval_every
             stop = min(stop, iterations)
-            train_loss = self._train_chunk(seed, start, stop, progress)
-            if stop == iterations:
-                # `fit` does this when it ends: it puts averages in place.
-                self.model.optimizer.finalize_variable_values(
-                    self.model.trainable_weights
-                )
+            train_loss = self._train_chunk(
+                seed, start, stop, progress, visits or {}
+            )
             loss, accuracy = self._evaluate(self._validation)
             records.append((stop, loss, accuracy, train_loss))
-            if best is None or loss < best_loss:
-                best, best_loss = (stop, self.model.get_weights()), loss
+            score = loss if self.monitor == "val_loss" else -accuracy
+            if best is None or score < best_score:
+                best, best_score = (stop, self.model.get_weights()), score
             if np.isnan(loss):
                 diverged = stop
                 logging.warning("Loss is NaN at iteration %d: stopped.", stop)
             start = stop
+        # As `fit` ends: with `use_ema`, the averages become the weights.
+        self.model.optimizer.finalize_variable_values(
+            self.model.trainable_weights
+        )
         steps, *curves = map(np.asarray, zip(*records))
         return Training(
             steps, *curves, *best, diverged, time.perf_counter() - began
@@ -255,13 +280,15 @@ class Loop:
             )
         return self.backend
 
-    def _train_chunk(self, seed, start, stop, progress):
+    def _train_chunk(self, seed, start, stop, progress, visits):
         """Trains from one evaluation to the next; returns the mean loss."""
         steps = self._steps_on(self.backend)
         # XLA compiles per shape: a shorter chunk is padded to full height.
         indices = np.zeros((self.eval_every, self.batch_size), np.int32)
         while start < stop:
             count = min(stop - start, self._call_length)
+            due = [v - start for v in visits if start < v < start + count]
+            count = min([count, *due])
             indices[:count] = batch_indices(
                 self._size, self.batch_size, seed, start, start + count
             )
@@ -270,6 +297,8 @@ class Loop:
             per_step = (time.perf_counter() - began) / count
             self._call_length = max(1, int(_LONGEST_CALL / per_step))
             start += count
+            if start in visits:
+                visits[start]()
             if progress:
                 progress(start)
         return results["loss"]

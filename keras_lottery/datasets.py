@@ -1,0 +1,285 @@
+"""Image classification sets: TensorFlow Datasets by name, `digits` embedded.
+
+`digits` comes with the package: the 1,797 8x8 images that scikit-learn calls
+by this name, which are the test set of *Optical Recognition of Handwritten
+Digits*, E. Alpaydin and C. Kaynak, 1998, UCI Machine Learning Repository,
+doi:10.24432/C50P49, licensed under CC BY 4.0. Changed: stored as bytes, and
+300 of them, 30 of each digit, drawn once as the test set.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import os
+import pathlib
+import socket
+import sys
+import urllib.parse
+import urllib.request
+
+import numpy as np
+
+_DIGITS = pathlib.Path(__file__).parent / "data" / "digits.npz"
+
+# Where TFDS looks for prepared sets before it asks a set's own hosts.
+_TFDS_HOST = "storage.googleapis.com"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Training, validation and test examples, in memory.
+
+    Args:
+        name: str, as given to `load`.
+        train: pair (x, y); x is float32 in [0, 1] of shape
+            (n, height, width, channels), y is int32 of shape (n,).
+        validation: pair (x, y), like `train`.
+        test: pair (x, y), like `train`.
+        classes: int, labels are below it.
+    """
+
+    name: str
+    train: tuple
+    validation: tuple
+    test: tuple
+    classes: int
+
+    @property
+    def input_shape(self):
+        """(height, width, channels) of one image."""
+        return self.train[0].shape[1:]
+
+
+def load(name, data_dir=None, seed=0, validation=None):
+    """Loads an image classification set.
+
+    The test set is the set's own; the validation set is drawn at random from
+    the training set, as in 1803.03635, Appendices G.1 and H.1.
+
+    Args:
+        name: str, "digits" or a set of TensorFlow Datasets such as "mnist",
+            "cifar10" or "fashion_mnist". One that `data_dir` does not hold
+            yet is downloaded.
+        data_dir: str, where TensorFlow Datasets keeps its files. Defaults to
+            the environment variable TFDS_DATA_DIR, then to TFDS' own.
+        seed: int, of the draw. The test set does not depend on it.
+        validation: int, number of validation examples. Defaults to 200 of
+            1,497 for "digits"; else to 5,000 as in the paper, or a tenth of
+            the training set where that is less.
+
+    Returns:
+        A `Dataset`. Examples keep the order of the files.
+
+    Raises:
+        ValueError: If there is no such set, or it is not one of equally
+            sized images with one class label each.
+        RuntimeError: If it can neither be found nor downloaded, or not read.
+
+    Example:
+
+    ```python
+    from keras_lottery import datasets
+
+    digits = datasets.load("digits")
+    x, y = digits.train  # (1297, 8, 8, 1) and (1297,)
+    ```
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"`name` must be a string. Received: name={name!r}")
+    whole = (int, np.integer)
+    if not isinstance(seed, whole) or seed < 0:
+        raise ValueError(
+            f"`seed` must be an integer of at least 0. Received: seed={seed!r}"
+        )
+    if validation is not None and (
+        not isinstance(validation, whole) or validation < 1
+    ):
+        raise ValueError(
+            "`validation` must be a positive integer. "
+            f"Received: validation={validation!r}"
+        )
+    if name == "digits":
+        train, test, scale, classes = _load_digits()
+        default = 200
+    else:
+        train, test, scale, classes = _load_tfds(name, data_dir)
+        default = min(5_000, len(train[1]) // 10)
+    validation = default if validation is None else validation
+    train, held_out = _split(train, validation, np.random.default_rng(seed))
+    return Dataset(
+        name,
+        *(_scaled(*part, scale) for part in (train, held_out, test)),
+        classes,
+    )
+
+
+def _split(examples, validation, generator):
+    """Draws `validation` of the examples: (the others, those drawn)."""
+    x, y = examples
+    if not 1 <= validation < len(y):
+        raise ValueError(
+            f"`validation` must be in [1, {len(y)}), the number of training "
+            f"examples. Received: validation={validation}"
+        )
+    drawn = np.zeros(len(y), bool)
+    drawn[generator.permutation(len(y))[:validation]] = True
+    return (x[~drawn], y[~drawn]), (x[drawn], y[drawn])
+
+
+def _scaled(x, y, scale):
+    x = np.true_divide(x, np.float32(scale), dtype=np.float32)
+    return x, y.astype(np.int32)
+
+
+def _load_digits():
+    with np.load(_DIGITS) as file:
+        train = file["x_train"], file["y_train"]
+        test = file["x_test"], file["y_test"]
+    return train, test, 16, 10
+
+
+def _load_tfds(name, data_dir):
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise RuntimeError(
+            f"Data set {name!r} needs tensorflow-datasets "
+            f"(pip install tensorflow-datasets): {_first_line(error)}"
+        ) from None
+    # TFDS prints its progress; standard output belongs to the caller.
+    with contextlib.redirect_stdout(sys.stderr):
+        builder = _builder(tfds, name, data_dir)
+        keys = _keys(tfds, builder, name)
+        if not builder.is_prepared():
+            _prepare(builder, name)
+        _check_splits(builder, name)
+        try:
+            train, test = (
+                _read(tfds, builder, split, keys) for split in ("train", "test")
+            )
+        except Exception as error:  # Whatever a broken file makes TF raise.
+            raise RuntimeError(
+                f"Data set {name!r} in {builder.data_dir} cannot be read; "
+                "delete that directory to have it prepared anew: "
+                f"{_first_line(error)}"
+            ) from None
+    image, label = (builder.info.features[key] for key in keys)
+    return train, test, np.iinfo(image.np_dtype).max, label.num_classes
+
+
+def _builder(tfds, name, data_dir):
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+        near = difflib.get_close_matches(name, known)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(
+            '`name` must be "digits" or an image classification set of '
+            f"TensorFlow Datasets. Received: name={name!r}.{hint}"
+        ) from None
+    except Exception as error:  # A version or a configuration it lacks.
+        raise ValueError(
+            "`name` must be a set that TensorFlow Datasets can load. "
+            f"Received: name={name!r} ({_first_line(error)})"
+        ) from None
+
+
+def _keys(tfds, builder, name):
+    """The names of the set's image feature and of its label feature."""
+    features = builder.info.features
+    keys = builder.info.supervised_keys or ("image", "label")
+    if len(keys) == 2 and all(key in features for key in keys):
+        image, label = (features[key] for key in keys)
+        if (
+            isinstance(image, tfds.features.Image)
+            and isinstance(label, tfds.features.ClassLabel)
+            and None not in image.shape
+            and np.issubdtype(image.np_dtype, np.integer)
+        ):
+            return keys
+    raise ValueError(
+        "`name` must be a classification set: images of one size and integer "
+        f"type, with one class label each. Received: name={name!r}, whose "
+        f"features are {_described(features)}"
+    )
+
+
+def _described(features):
+    return ", ".join(
+        f"{key} {type(feature).__name__}{feature.shape}"
+        for key, feature in features.items()
+    )
+
+
+def _check_splits(builder, name):
+    splits = list(builder.info.splits)
+    if not {"train", "test"} <= set(splits):
+        raise ValueError(
+            "`name` must be a set with the splits train and test. "
+            f"Received: name={name!r}, whose splits are {splits}"
+        )
+
+
+def _prepare(builder, name):
+    advice = (
+        f"Data set {name!r} is not in {builder.data_dir} and could not be "
+        f"downloaded. Prepare it where there is a network (`tfds build {name}`"
+        ") and pass that directory as `data_dir` or TFDS_DATA_DIR, or use "
+        '"digits", which needs neither.'
+    )
+    try:
+        if _offline(builder):
+            raise ConnectionError("there is no network")
+        builder.download_and_prepare()
+    except Exception as error:  # From requests' errors to failed assertions.
+        raise RuntimeError(f"{advice} Cause: {_first_line(error)}") from None
+
+
+def _offline(builder):
+    """Whether no host that could have the set has an address.
+
+    TFDS itself finds that out after minutes of retrying.
+    """
+    if urllib.request.getproxies():
+        return False
+    hosts = {urllib.parse.urlparse(url).hostname for url in builder.url_infos}
+    return not any(_resolves(host) for host in {_TFDS_HOST, *hosts} if host)
+
+
+def _resolves(host):
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except OSError:
+        return False
+
+
+def _read(tfds, builder, split, keys):
+    """One split as arrays (x, y), in the order of the files."""
+    image, label = keys
+    batches = builder.as_dataset(
+        split=split,
+        batch_size=1_000,
+        decoders=tfds.decode.PartialDecoding({image: True, label: True}),
+        read_config=tfds.ReadConfig(
+            try_autocache=False, interleave_cycle_length=1
+        ),
+    )
+    feature = builder.info.features[image]
+    size = builder.info.splits[split].num_examples
+    x = np.empty((size, *feature.shape), feature.np_dtype)
+    y = np.empty(size, np.int64)
+    start = 0
+    for batch in tfds.as_numpy(batches):
+        stop = start + len(batch[label])
+        x[start:stop], y[start:stop] = batch[image], batch[label]
+        start = stop
+    if start != size:
+        raise ValueError(f"{start} {split} examples instead of {size}")
+    return x, y
+
+
+def _first_line(error):
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"

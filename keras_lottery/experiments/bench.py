@@ -1,0 +1,203 @@
+"""Bench: one trial's model, data and compiled loop; starts and trainings."""
+
+import time
+
+import keras
+import numpy as np
+
+from keras_lottery.experiments.arms import ARMS, ones
+from keras_lottery.experiments.results import Result
+from keras_lottery.experiments.seeds import derive
+from keras_lottery.optimizers import clear_pruned_slots
+from keras_lottery.rewinding import RewindPoint, model_state
+from keras_lottery.tickets import Ticket
+from keras_lottery.training import Loop
+from keras_lottery.wrapping import wrap
+
+
+class Bench:
+    """Trains any level of any arm of one trial.
+
+    All trainings of an architecture share one model and one compilation:
+    between two of them only the values of variables change.
+
+    Args:
+        experiment: `Experiment`.
+        store: `Store`, where what was trained is found again.
+    """
+
+    def __init__(self, experiment, store):
+        self.experiment = experiment
+        self.store = store
+        self.trial = None
+        self.model = None
+        self._starts = {}
+
+    def open(self, trial):
+        """Makes the bench that of a trial: its data, its initial weights."""
+        if trial == self.trial:
+            return
+        self.trial = trial
+        self._starts.clear()
+        self._data = self.experiment.load_data(self._seed("split"))
+        if self.model is None:
+            self._build()
+        else:
+            self._loop.set_data(self._data.train, self._data.validation)
+        self._initial = self._weights(self._seed("weights"))
+
+    def _build(self):
+        experiment = self.experiment
+        self.model = wrap(
+            experiment.build_model(self._data, seed=0),
+            seed=experiment.seed,
+            **experiment.pruning(),
+        )
+        self.model.compile(
+            experiment.build_optimizer(),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+        self.model.optimizer.build(self.model.trainable_variables)
+        self._fresh = RewindPoint.capture(self.model).optimizers
+        self._loop = Loop(
+            self.model,
+            train=self._data.train,
+            validation=self._data.validation,
+            batch_size=experiment.batch_size,
+            eval_every=experiment.eval_every,
+            monitor=experiment.early_stop_metric,
+            timings=self.store.path("timings.json"),
+        )
+
+    # What arms are made of.
+
+    def dense(self):
+        """All weights, as initialised."""
+        return self.with_weights(ones(self.model.lottery.masks), self._initial)
+
+    def with_weights(self, masks, weights):
+        """A start from these masks and weights, the optimizer fresh."""
+        return Ticket(masks, RewindPoint(0, weights, self._fresh))
+
+    def new_weights(self, *purpose):
+        """Weights initialised by a seed for this purpose."""
+        return self._weights(self._seed(*purpose))
+
+    def pruned(self, trained):
+        """The next level's start: pruned by `trained`, rewound."""
+        point = trained.rewind_point
+        masks = self.model.lottery.next_masks(
+            trained.level, trained.masks, point.weights, trained.trained
+        )
+        return Ticket(masks, point, trained.level + 1)
+
+    def start(self, arm, level):
+        """The `Ticket` that training this level of this arm starts from."""
+        if (arm, level) not in self._starts:
+            start = ARMS[arm](self, level)
+            start.level = level
+            self._starts[arm, level] = start
+        return self._starts[arm, level]
+
+    def trained(self, arm, level):
+        """The `Ticket` of a trained level, trained now if it was not."""
+        ticket = self.store.load_ticket(self.trial, arm, level)
+        if ticket is None or ticket.config["key"] != self.key(arm, level):
+            self.train(arm, level)
+            ticket = self.store.load_ticket(self.trial, arm, level)
+        return ticket
+
+    # Training.
+
+    def key(self, arm, level):
+        """The key of a training: the hash of all that determines it."""
+        return self.store.key(
+            self.experiment.training(),
+            self.start(arm, level),
+            [self._seed("split"), self._seed("order")],
+        )
+
+    def find(self, arm, level):
+        """The `Result` of a training that is in the store, or `None`."""
+        record = self.store.load_record(self.key(arm, level))
+        if record is None:
+            return None
+        return Result(self.trial, arm, level, **record)
+
+    def train(self, arm, level, progress=None):
+        """Trains one level of one arm and stores what it came to.
+
+        Args:
+            arm: str.
+            level: int.
+            progress: optional function of the iteration.
+
+        Returns:
+            A `Result`.
+        """
+        began = time.perf_counter()
+        start, key = self.start(arm, level), self.key(arm, level)
+        self.model.lottery.load(start)
+        start.rewind_point.restore_optimizers(self.model)
+        point = start.rewind_point
+        visits = {}
+        if point.step < self.experiment.rewind_to:
+
+            def capture():
+                nonlocal point
+                late = self.experiment.rewind_to
+                point = RewindPoint.capture(self.model, late)
+
+            visits[self.experiment.rewind_to] = capture
+        elif point.step:
+            clear_pruned_slots(self.model.optimizer)
+        run = self._loop.train(
+            self.experiment.iterations,
+            seed=self._seed("order"),
+            start=point.step,
+            progress=progress,
+            visits=visits,
+        )
+        record = self._measure(run, start)
+        record["seconds"] = time.perf_counter() - began
+        if arm == "ticket":
+            state = model_state(self.model)
+            trained = {p: np.array(v.numpy()) for p, v in state.items()}
+            ticket = Ticket(
+                start.masks, point, level, {"key": key, **record}, trained
+            )
+            self.store.save_ticket(self.trial, arm, ticket)
+        self.store.save_record(key, record, run)
+        return Result(self.trial, arm, level, **record)
+
+    def _measure(self, run, start):
+        best = int(np.flatnonzero(run.iterations == run.early_stop_iteration)[0])
+        test = self._data.test
+        _, at_early_stop = self._loop.evaluate(test, run.early_stop_weights)
+        return {
+            "density": start.density,
+            "iterations": self.experiment.iterations,
+            "early_stop_iteration": int(run.early_stop_iteration),
+            "early_stop_val_loss": float(run.val_loss[best]),
+            "early_stop_val_accuracy": float(run.val_accuracy[best]),
+            "early_stop_test_accuracy": at_early_stop,
+            "final_train_accuracy": self._loop.evaluate(self._data.train)[1],
+            "final_val_accuracy": float(run.val_accuracy[-1]),
+            "final_test_accuracy": self._loop.evaluate(test)[1],
+        }
+
+    def _seed(self, *purpose):
+        return derive(self.experiment.seed, self.trial, *purpose)
+
+    def _weights(self, seed):
+        """Initial values of a model built with a seed."""
+        fresh = self.experiment.build_model(self._data, seed)
+        return {
+            path: np.array(keras.ops.convert_to_numpy(variable))
+            for path, variable in zip(
+                model_state(self.model), fresh.variables
+            )
+        }
+
+

@@ -1,0 +1,238 @@
+"""Experiment: everything that determines a run."""
+
+import dataclasses
+import inspect
+
+import keras
+
+from keras_lottery import criteria, datasets, models, schedules
+from keras_lottery.experiments import arms as arms_lib
+from keras_lottery.experiments.learning_rates import WarmupAndDrops
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A comparison of arms over levels and trials.
+
+    What is left `None` is taken from the paper's recipe for the model.
+
+    Args:
+        dataset: str, `"digits"` or a TFDS image classification set.
+        data_dir: optional str, where TFDS has it.
+        model: str, a network of `keras_lottery.models`.
+        rounds: int, levels 0 to `rounds` are trained. Defaults to 16.
+        rate: optional float, of survivors, per round.
+        output_rate: optional float, of output layers.
+        scope: optional str, `"layerwise"` or `"global"`.
+        criterion: str, of `keras_lottery.criteria`.
+        rewind_to: int, the training step of the rewind point.
+        iterations: optional int, the budget of each training; on `digits`
+            1,000.
+        batch_size: optional int.
+        optimizer: optional str, a name that Keras knows.
+        learning_rate: optional float.
+        momentum: optional float, of `"sgd"` and `"rmsprop"`.
+        warmup: optional int, steps in which the learning rate rises from 0.
+        drops: optional tuple of int, steps at which it is divided by 10.
+        dropout: optional float, of the Conv networks.
+        eval_every: optional int, iterations between evaluations. Defaults to
+            a fiftieth of `iterations`, at most 100.
+        early_stop_metric: `"val_loss"` or `"val_accuracy"`.
+        trials: int.
+        arms: tuple of str.
+        seed: int, from which all other seeds are derived.
+
+    Example:
+
+    ```python
+    experiment = Experiment(dataset="digits", rounds=3)
+    results = experiment.run("runs/digits")
+    ```
+
+    Source: Frankle & Carbin, 1803.03635, section 2 and figure 2.
+    """
+
+    dataset: str = "digits"
+    data_dir: str | None = None
+    model: str = "lenet_300_100"
+    rounds: int = 16
+    rate: float | None = None
+    output_rate: float | None = None
+    scope: str | None = None
+    criterion: str = "magnitude"
+    rewind_to: int = 0
+    iterations: int | None = None
+    batch_size: int | None = None
+    optimizer: str | None = None
+    learning_rate: float | None = None
+    momentum: float | None = None
+    warmup: int | None = None
+    drops: tuple | None = None
+    dropout: float | None = None
+    eval_every: int | None = None
+    early_stop_metric: str = "val_loss"
+    trials: int = 1
+    arms: tuple = ("ticket", "reinit")
+    seed: int = 0
+
+    def __post_init__(self):
+        self._fill_in()
+        for name in ("rounds", "rewind_to", "seed", "warmup"):
+            schedules.check_integer(name, getattr(self, name), minimum=0)
+        for name in ("iterations", "batch_size", "eval_every", "trials"):
+            schedules.check_integer(name, getattr(self, name), minimum=1)
+        for name in ("rate", "output_rate"):
+            if getattr(self, name) is not None:
+                schedules.check_rate(name, getattr(self, name))
+        _check_choice("scope", self.scope, ("layerwise", "global"))
+        _check_choice("criterion", self.criterion, criteria.NAMES)
+        metrics = ("val_loss", "val_accuracy")
+        _check_choice("early_stop_metric", self.early_stop_metric, metrics)
+        _check_positive("learning_rate", self.learning_rate)
+        self._check_sizes()
+        arms_lib.check(self.arms)
+        self.build_optimizer()
+
+    def _fill_in(self):
+        recipe = self._recipe
+        for name in _FROM_RECIPE:
+            if getattr(self, name) is None:
+                self._set(name, getattr(recipe, name))
+        if self.iterations is None:
+            digits = self.dataset == "digits"
+            self._set("iterations", 1000 if digits else recipe.iterations)
+        if self.eval_every is None and self.iterations:
+            self._set("eval_every", max(1, min(100, self.iterations // 50)))
+        self._set("arms", tuple(self.arms))
+        self._set("drops", tuple(self.drops))
+
+    @property
+    def _recipe(self):
+        models.get(self.model)  # an unknown name is refused
+        dropout = self.dropout and models.DROPOUT_RECIPES.get(self.model)
+        return dropout or models.RECIPES[self.model]
+
+    def _set(self, name, value):
+        # The dataclass is frozen for everybody else.
+        object.__setattr__(self, name, value)
+
+    def _check_sizes(self):
+        for name in ("eval_every", "rewind_to"):
+            limit = self.iterations - (name == "rewind_to")
+            if getattr(self, name) > limit:
+                raise ValueError(
+                    f"`{name}` must be at most {limit} with "
+                    f"iterations={self.iterations}. "
+                    f"Received: {name}={getattr(self, name)}"
+                )
+        if not self.arms or len(set(self.arms)) < len(self.arms):
+            raise ValueError(
+                "`arms` must name at least one arm, each once. "
+                f"Received: arms={self.arms!r}"
+            )
+
+    # What it stands for.
+
+    @property
+    def title(self):
+        """One line that says what was run."""
+        trials = f"{self.trials} trial{'s' if self.trials > 1 else ''}"
+        return (
+            f"{self.model} on {self.dataset}, {self.iterations:,} iterations, "
+            f"{trials}"
+        )
+
+    def load_data(self, seed):
+        """The `Dataset`, split by a seed."""
+        return datasets.load(self.dataset, self.data_dir, seed)
+
+    def build_model(self, data, seed):
+        """The network for a data set, initialised by a seed."""
+        recipe, build = self._recipe, models.get(self.model)
+        accepted = inspect.signature(build).parameters
+        options = {
+            "dropout": self.dropout,
+            "weight_decay": recipe.weight_decay,
+            "augment": recipe.augment,
+        }
+        return build(
+            input_shape=data.input_shape,
+            classes=data.classes,
+            seed=seed,
+            **{k: v for k, v in options.items() if k in accepted},
+        )
+
+    def build_optimizer(self):
+        """A fresh optimizer, with the learning-rate schedule."""
+        rate = self.learning_rate
+        if self.warmup or self.drops:
+            rate = WarmupAndDrops(rate, self.warmup, self.drops)
+        config = {"learning_rate": rate}
+        if self.momentum:
+            config["momentum"] = self.momentum
+        try:
+            found = type(keras.optimizers.get(self.optimizer))
+            return found(**config)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                "`optimizer` must name a Keras optimizer that takes "
+                f"{list(config)}. Received: optimizer={self.optimizer!r} "
+                f"({str(error).splitlines()[0]})"
+            ) from None
+
+    def pruning(self):
+        """The arguments of `wrap` that say how to prune."""
+        arguments = self._recipe.pruning if self.rate is None else {}
+        for name in ("rate", "output_rate", "scope"):
+            if getattr(self, name) is not None:
+                arguments[name] = getattr(self, name)
+        return {**arguments, "criterion": self.criterion}
+
+    def training(self):
+        """All that determines one training but weights, masks and seeds."""
+        pruning = ("data_dir", "rounds", "rate", "output_rate", "scope",
+                   "criterion", "trials", "arms", "seed")  # fmt: skip
+        fields = dataclasses.asdict(self)
+        return {k: v for k, v in fields.items() if k not in pruning}
+
+    def run(self, run_dir, report=None):
+        """Trains whatever of it is not in the run directory yet.
+
+        Args:
+            run_dir: str or path-like. The same experiment on the same
+                directory goes on where it was stopped.
+            report: optional `experiments.runner.Progress`.
+
+        Returns:
+            A list of `Result`.
+        """
+        from keras_lottery.experiments.runner import run
+
+        return run(self, run_dir, report)
+
+
+_FROM_RECIPE = (
+    "scope",
+    "batch_size",
+    "optimizer",
+    "learning_rate",
+    "momentum",
+    "warmup",
+    "drops",
+    "dropout",
+)
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {list(choices)}. "
+            f"Received: {name}={value!r}"
+        )
+
+
+def _check_positive(name, value):
+    if not isinstance(value, (int, float)) or not value > 0:
+        raise ValueError(
+            f"`{name}` must be greater than 0. Received: {name}={value!r}"
+        )

@@ -1,0 +1,64 @@
+"""Result: one row of `results.csv`."""
+
+import csv
+import dataclasses
+import io
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What one training came to. Accuracies are fractions.
+
+    Args:
+        trial: int, from 0.
+        arm: str.
+        level: int.
+        density: float, kept / total of the mask it was trained under.
+        iterations: int, the budget.
+        early_stop_iteration: int, where the early-stop metric was best.
+        early_stop_val_loss: float, there.
+        early_stop_val_accuracy: float, there.
+        early_stop_test_accuracy: float, there.
+        final_train_accuracy: float, at the end, over all training examples.
+        final_val_accuracy: float, at the end.
+        final_test_accuracy: float, at the end.
+        seconds: float, wall time of training and evaluation.
+    """
+
+    trial: int
+    arm: str
+    level: int
+    density: float
+    iterations: int
+    early_stop_iteration: int
+    early_stop_val_loss: float
+    early_stop_val_accuracy: float
+    early_stop_test_accuracy: float
+    final_train_accuracy: float
+    final_val_accuracy: float
+    final_test_accuracy: float
+    seconds: float
+
+
+COLUMNS = [field.name for field in dataclasses.fields(Result)]
+
+
+def to_csv(results):
+    """The text of `results.csv`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for result in results:
+        row = dataclasses.asdict(result)
+        row["seconds"] = round(row["seconds"], 3)
+        writer.writerow(row.values())
+    return text.getvalue()
+
+
+def from_csv(text):
+    """The list of `Result` in the text of a `results.csv`."""
+    kinds = {field.name: field.type for field in dataclasses.fields(Result)}
+    return [
+        Result(**{name: kinds[name](row[name]) for name in COLUMNS})
+        for row in csv.DictReader(io.StringIO(text))
+    ]

@@ -1,0 +1,61 @@
+"""Results gathered per arm and level, over trials. Pure Python."""
+
+import collections
+import dataclasses
+import statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One level of one arm: mean, minimum and maximum over trials.
+
+    Args:
+        level: int.
+        density: float, mean over trials.
+        mean: float.
+        low: float.
+        high: float.
+        trials: int, how many values.
+    """
+
+    level: int
+    density: float
+    mean: float
+    low: float
+    high: float
+    trials: int
+
+
+def series(results, column):
+    """Dict, arm -> list of `Point` by falling density.
+
+    Args:
+        results: iterable of `experiments.Result`.
+        column: str, a numeric column of it.
+
+    Returns:
+        The dict, its arms in the order in which they first appear.
+    """
+    grouped = collections.defaultdict(lambda: collections.defaultdict(list))
+    for result in results:
+        grouped[result.arm][result.level].append(result)
+    return {
+        arm: [
+            _point(level, group, column)
+            for level, group in sorted(levels.items())
+        ]
+        for arm, levels in grouped.items()
+    }
+
+
+def _point(level, group, column):
+    values = [getattr(result, column) for result in group]
+    density = statistics.fmean(result.density for result in group)
+    return Point(
+        level,
+        density,
+        statistics.fmean(values),
+        min(values),
+        max(values),
+        len(values),
+    )

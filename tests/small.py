@@ -1,0 +1,61 @@
+"""Tiny models and data that the tests share."""
+
+import keras
+import numpy as np
+
+EXAMPLES, BATCH = 16, 4
+
+
+def data():
+    """Sixteen examples of four features in three classes: four steps."""
+    x = np.random.default_rng(0).normal(size=(EXAMPLES, 4)).astype("float32")
+    return x, np.arange(EXAMPLES) % 3
+
+
+def mlp(seed=0, **kwargs):
+    """4-6-3, built, its layers named `hidden` and `head`."""
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(6, "relu", name="hidden"),
+            keras.layers.Dense(3, name="head"),
+        ],
+        **kwargs,
+    )
+
+
+def compiled(model, optimizer="adam", **kwargs):
+    model.compile(
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **kwargs,
+    )
+    return model
+
+
+def fit(model, **kwargs):
+    arguments = {"batch_size": BATCH, "verbose": 0, "shuffle": False}
+    return model.fit(*data(), **{**arguments, **kwargs})
+
+
+def short(paths):
+    """Paths without the model's name in front."""
+    return {path.split("/", 1)[1] for path in paths}
+
+
+def arrays(model):
+    return [np.array(v) for v in model.get_weights()]
+
+
+def same(one, other):
+    """Whether two lists or dicts of arrays agree bit for bit."""
+    if isinstance(one, dict):
+        assert list(one) == list(other)
+        one, other = one.values(), other.values()
+    one, other = list(one), list(other)
+    assert len(one) == len(other)
+    return all(
+        a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        for a, b in zip(map(np.asarray, one), map(np.asarray, other))
+    )

@@ -1,0 +1,284 @@
+"""Data sets: the embedded one, prepared ones, and what is refused."""
+
+import json
+import os
+import pathlib
+import socket
+import sys
+import urllib.request
+
+import numpy as np
+import pytest
+
+from keras_lottery import datasets
+
+
+def parts(dataset):
+    return dataset.train, dataset.validation, dataset.test
+
+
+def sizes(dataset):
+    return [len(y) for _, y in parts(dataset)]
+
+
+def rows(x):
+    return {image.tobytes() for image in x}
+
+
+def test_digits_are_images_and_labels():
+    digits = datasets.load("digits")
+    assert digits.name == "digits"
+    assert digits.classes == 10
+    assert digits.input_shape == (8, 8, 1)
+    assert sizes(digits) == [1297, 200, 300]
+    for x, y in parts(digits):
+        assert x.shape == (len(y), 8, 8, 1) and x.dtype == np.float32
+        assert x.min() == 0 and x.max() == 1
+        assert y.dtype == np.int32 and set(y) == set(range(10))
+        assert np.array_equal(x * 16, np.round(x * 16))
+    assert np.all(np.bincount(digits.test[1]) == 30)
+
+
+def test_digits_are_all_there_and_only_once():
+    digits = datasets.load("digits")
+    x = np.concatenate([x for x, _ in parts(digits)])
+    assert len(x) == 1797
+    assert len(rows(x)) == 1797
+    # The sum over all pixels of the published file.
+    assert (x * 16).sum(dtype=np.float64) == 561_718
+
+
+def test_digits_are_those_of_scikit_learn():
+    sklearn = pytest.importorskip("sklearn.datasets").load_digits()
+    known = {
+        (image / 16).astype(np.float32).tobytes(): label
+        for image, label in zip(sklearn.images, sklearn.target)
+    }
+    for x, y in parts(datasets.load("digits")):
+        assert [known[image.tobytes()] for image in x] == list(y)
+
+
+def test_the_seed_draws_the_validation_set_and_nothing_else():
+    first, same, other = (datasets.load("digits", seed=s) for s in (0, 0, 1))
+    for (x, y), (x_same, y_same) in zip(parts(first), parts(same)):
+        np.testing.assert_array_equal(x, x_same)
+        np.testing.assert_array_equal(y, y_same)
+    assert rows(first.validation[0]) != rows(other.validation[0])
+    np.testing.assert_array_equal(first.test[0], other.test[0])
+    together = [
+        rows(d.train[0]) | rows(d.validation[0]) for d in (first, other)
+    ]
+    assert together[0] == together[1]
+
+
+def test_validation_of_a_size():
+    assert sizes(datasets.load("digits", validation=1)) == [1496, 1, 300]
+    assert sizes(datasets.load("digits", validation=1496)) == [1, 1496, 300]
+
+
+def test_digits_need_no_other_package(monkeypatch):
+    for module in ("sklearn", "tensorflow_datasets"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert sizes(datasets.load("digits")) == [1297, 200, 300]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"name": ""}, "`name` must be a string"),
+        ({"name": None}, "`name` must be a string"),
+        ({"name": "digits", "seed": -1}, "`seed`.*seed=-1"),
+        ({"name": "digits", "seed": None}, "`seed`.*seed=None"),
+        ({"name": "digits", "validation": 0}, "`validation`.*=0"),
+        ({"name": "digits", "validation": 0.1}, "`validation`.*=0.1"),
+        ({"name": "digits", "validation": 1497}, r"\[1, 1497\).*=1497"),
+    ],
+)
+def test_refuses_wrong_values(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.load(**arguments)
+
+
+def prepare(root, name, image, label, splits=("train", "test"), n=30):
+    """A set as TFDS leaves it on disk, written by hand."""
+    tf = pytest.importorskip("tensorflow")
+    tfds = pytest.importorskip("tensorflow_datasets")
+    features = tfds.features.FeaturesDict({"image": image, "label": label})
+    folder = root / name / "1.0.0"
+    folder.mkdir(parents=True)
+    features.save_config(str(folder))
+    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    info = {
+        "name": name,
+        "version": "1.0.0",
+        "fileFormat": "tfrecord",
+        "splits": [
+            {
+                "name": split,
+                "filepathTemplate": template,
+                "shardLengths": [str(n)],
+                "numBytes": "1",
+            }
+            for split in splits
+        ],
+    }
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    rng = np.random.default_rng(0)
+    shape = [side or 4 for side in image.shape]
+    written = {}
+    for split in splits:
+        x = rng.integers(0, 256, (n, *shape)).astype(image.np_dtype)
+        path = folder / f"{name}-{split}.tfrecord-00000-of-00001"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for index in range(n):
+                example = {"image": x[index], "label": index % 3}
+                writer.write(features.serialize_example(example))
+        written[split] = x
+    return written
+
+
+@pytest.fixture
+def feature():
+    return pytest.importorskip("tensorflow_datasets").features
+
+
+def test_a_prepared_set_is_read_in_order(tmp_path, feature, capsys):
+    written = prepare(
+        tmp_path,
+        "tiny",
+        feature.Image(shape=(6, 5, 1)),
+        feature.ClassLabel(num_classes=3),
+    )
+    tiny = datasets.load("tiny", data_dir=str(tmp_path), seed=7)
+    assert (tiny.classes, tiny.input_shape) == (3, (6, 5, 1))
+    assert sizes(tiny) == [27, 3, 30]
+    np.testing.assert_array_equal(
+        tiny.test[0], written["test"].astype(np.float32) / np.float32(255)
+    )
+    np.testing.assert_array_equal(tiny.test[1], np.arange(30) % 3)
+    drawn = np.sort(np.random.default_rng(7).permutation(30)[:3])
+    np.testing.assert_array_equal(tiny.validation[1], drawn % 3)
+    assert np.array_equal(
+        np.round(tiny.validation[0] * 255), written["train"][drawn]
+    )
+    assert capsys.readouterr().out == ""
+
+
+def test_the_environment_names_the_directory(tmp_path, feature, monkeypatch):
+    prepare(
+        tmp_path,
+        "tiny",
+        feature.Image(shape=(6, 5, 1)),
+        feature.ClassLabel(num_classes=3),
+    )
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert sizes(datasets.load("tiny", validation=10)) == [20, 10, 30]
+
+
+@pytest.mark.parametrize("change", ["cut", "delete"])
+def test_a_broken_file_is_one_line(tmp_path, feature, change):
+    prepare(
+        tmp_path,
+        "tiny",
+        feature.Image(shape=(6, 5, 1)),
+        feature.ClassLabel(num_classes=3),
+    )
+    (file,) = tmp_path.glob("tiny/1.0.0/*train*")
+    if change == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    else:
+        file.unlink()
+    with pytest.raises(RuntimeError, match="'tiny'.* cannot be read") as error:
+        datasets.load("tiny", data_dir=str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "image, label, splits, message",
+    [
+        ({"shape": (None, None, 3)}, "class", "train test", "of one size"),
+        ({"shape": (4, 4, 1)}, "text", "train test", "label Text"),
+        (
+            {"shape": (4, 4, 1), "dtype": np.float32},
+            "class",
+            "train test",
+            "integer type",
+        ),
+        ({"shape": (4, 4, 1)}, "class", "train", "splits are .'train'"),
+    ],
+)
+def test_refuses_sets_of_another_kind(
+    tmp_path, feature, image, label, splits, message
+):
+    image = feature.Image(**image)
+    if label == "class":
+        label = feature.ClassLabel(num_classes=3)
+    else:
+        label = feature.Text()
+    prepare(tmp_path, "odd", image, label, splits.split(), n=2)
+    with pytest.raises(ValueError, match=message) as error:
+        datasets.load("odd", data_dir=str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no address")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    pytest.importorskip("tensorflow_datasets")
+
+
+def test_without_a_network_says_what_to_do(no_network, tmp_path, capsys):
+    with pytest.raises(RuntimeError, match="could not be downl") as error:
+        datasets.load("fashion_mnist", data_dir=str(tmp_path))
+    message = str(error.value)
+    assert "\n" not in message
+    for word in ("fashion_mnist", str(tmp_path), "TFDS_DATA_DIR", "digits"):
+        assert word in message
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "name, hint",
+    [
+        ("mnits", "Did you mean .*mnist"),
+        ("digit", "Did you mean .*digits"),
+        ("xyzzy_plugh", "TensorFlow Datasets"),
+        ("mnist:9.9.9", "only: "),
+    ],
+)
+def test_unknown_names(no_network, tmp_path, name, hint):
+    with pytest.raises(ValueError, match=hint) as error:
+        datasets.load(name, data_dir=str(tmp_path))
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_without_tfds_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(RuntimeError, match="pip install tensorflow-datasets"):
+        datasets.load("mnist")
+
+
+@pytest.mark.parametrize(
+    "name, train, shape",
+    [("mnist", 60_000, (28, 28, 1)), ("cifar10", 50_000, (32, 32, 3))],
+)
+def test_the_papers_sets(name, train, shape):
+    folder = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "/nowhere")) / name
+    if not folder.is_dir():
+        pytest.skip(f"TFDS_DATA_DIR is not set or does not hold {name}")
+    loaded = datasets.load(name)
+    assert loaded.input_shape == shape
+    assert loaded.classes == 10
+    assert sizes(loaded) == [train - 5_000, 5_000, 10_000]
+    for x, y in parts(loaded):
+        assert x.dtype == np.float32 and y.dtype == np.int32
+        assert (x.min(), x.max()) == (0, 1)
+        assert set(y) == set(range(10))
+    # A random tenth of each class, and not the first of the file.
+    assert np.bincount(loaded.validation[1]).min() > 400

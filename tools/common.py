@@ -1,0 +1,70 @@
+"""What all scripts share: a quiet start, and errors of one line."""
+
+import contextlib
+import os
+import sys
+import tempfile
+
+from absl import app, logging
+
+
+def run(job):
+    """Runs a script's `job(flags)` as an absl app.
+
+    A wrong value ends it with one line and exit code 2, Ctrl-C with 130;
+    only what nobody foresaw shows a stack trace.
+
+    Args:
+        job: function of the parsed flags, without arguments.
+    """
+
+    def main(argv):
+        if len(argv) > 1:
+            raise app.UsageError(f"Stray arguments: {' '.join(argv[1:])}")
+        logging.set_verbosity(logging.WARNING)
+        try:
+            with quiet_tensorflow():
+                import keras_lottery  # noqa: F401
+            job()
+        except KeyboardInterrupt:
+            stop("Stopped. The same command goes on from here.", 130)
+        except (ValueError, OSError) as error:
+            if logging.get_verbosity() >= logging.DEBUG:
+                raise
+            stop(f"{os.path.basename(sys.argv[0])}: {error}", 2)
+
+    app.run(main)
+
+
+def stop(line, code):
+    """Ends the process with one line on stderr."""
+    print(line, file=sys.stderr)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def quiet_tensorflow():
+    """Keeps TensorFlow's start-up messages, written before any setting of
+    its own applies, off the terminal; shows them if the start fails."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    own = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
+        try:
+            _start_tensorflow()
+            yield
+        except BaseException:
+            captured.seek(0)
+            os.write(own, captured.read())
+            raise
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
+
+
+def _start_tensorflow():
+    import tensorflow as tf
+
+    # Devices and the XLA compiler announce themselves at their first use.
+    tf.function(lambda x: x + 1, jit_compile=True)(tf.constant(1))

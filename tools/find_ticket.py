@@ -1,0 +1,117 @@
+"""Runs a lottery experiment into a directory: the main job.
+
+    python tools/find_ticket.py
+    python tools/find_ticket.py --dataset=mnist --iterations=5000 \\
+        --run_dir=runs/mnist
+    python tools/find_ticket.py --flagfile=configs/smoke.cfg
+
+Without a flag: LeNet-300-100 on the embedded digits, the ticket against its
+random reinitialisation, 16 rounds; about a minute on two cores. The same
+command on the same directory goes on where it was stopped.
+"""
+
+import os
+
+import common
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string(
+    "dataset", "digits", "The embedded digits, or any TFDS image set by name."
+)
+flags.DEFINE_string(
+    "data_dir", None, "Where TFDS keeps data sets. Default: TFDS' own."
+)
+flags.DEFINE_string(
+    "model",
+    "lenet_300_100",
+    "lenet_300_100, conv_2, conv_4, conv_6, resnet_18 or vgg_19.",
+)
+flags.DEFINE_integer("rounds", 16, "Rounds: levels 0 to this are trained.")
+flags.DEFINE_float(
+    "rate", None, "Share of survivors pruned per round. Default: the paper's."
+)
+flags.DEFINE_float(
+    "output_rate", None, "The same for output layers. Default: half of it."
+)
+flags.DEFINE_string(
+    "scope", None, "layerwise or global. Default: the paper's for the model."
+)
+flags.DEFINE_string(
+    "criterion",
+    "magnitude",
+    "magnitude, large_final, small_final, magnitude_increase, movement or "
+    "random.",
+)
+flags.DEFINE_integer(
+    "rewind_to", 0, "Training step to rewind to; 0 is initialisation."
+)
+flags.DEFINE_integer(
+    "iterations",
+    None,
+    "Budget of each training. Default: 1,000 on digits, else the paper's.",
+)
+flags.DEFINE_integer("batch_size", None, "Default: the paper's.")
+flags.DEFINE_string(
+    "optimizer",
+    None,
+    "A Keras optimizer by name. Default: the paper's.",
+)
+flags.DEFINE_float("learning_rate", None, "Default: the paper's.")
+flags.DEFINE_float("momentum", None, "Of sgd. Default: the paper's.")
+flags.DEFINE_integer(
+    "warmup",
+    None,
+    "Steps in which the learning rate rises from 0. Default: the paper's.",
+)
+flags.DEFINE_list(
+    "drops",
+    None,
+    "Steps at which the learning rate is divided by 10. Default: the paper's.",
+)
+flags.DEFINE_float(
+    "dropout", None, "Dropout rate of the Conv networks. Default: 0."
+)
+flags.DEFINE_integer(
+    "eval_every",
+    None,
+    "Iterations between evaluations. Default: a fiftieth of the budget, at "
+    "most 100.",
+)
+flags.DEFINE_string(
+    "early_stop_metric", "val_loss", "val_loss or val_accuracy."
+)
+flags.DEFINE_integer("trials", 1, "How often, each with seeds of its own.")
+flags.DEFINE_list(
+    "arms", ["ticket", "reinit"], "What to train at each level, by name."
+)
+flags.DEFINE_integer("seed", 0, "Every other seed is derived from it.")
+flags.DEFINE_integer("workers", 1, "Processes to train in.")
+flags.DEFINE_string(
+    "run_dir", None, "Where everything goes. Default: runs/DATASET_MODEL."
+)
+
+
+def main():
+    if FLAGS.workers != 1:
+        raise ValueError(
+            "--workers must be 1: more processes are not supported yet. "
+            f"Received: --workers={FLAGS.workers}"
+        )
+    # Late, so that --help and a wrong flag answer at once.
+    from keras_lottery.experiments import FIELDS, Experiment, Progress
+    from keras_lottery.report import against_density, summary
+
+    experiment = Experiment(**{name: getattr(FLAGS, name) for name in FIELDS})
+    run_dir = FLAGS.run_dir or f"runs/{experiment.dataset}_{experiment.model}"
+    os.makedirs(run_dir, exist_ok=True)
+    results = experiment.run(run_dir, Progress())
+    figure = os.path.join(run_dir, "figure.png")
+    against_density(results, figure, experiment.title)
+    print(summary(results))
+    print(f"\nEverything is in {run_dir}: results.csv, figure.png, tickets/")
+
+
+if __name__ == "__main__":
+    common.run(main)
