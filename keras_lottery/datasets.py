@@ -54,7 +54,7 @@ def load(name, data_dir=None, seed=0, validation=None):
     """Loads an image classification set.
 
     The test set is the set's own; the validation set is drawn at random from
-    the training set, as in 1803.03635, Appendices G.1 and H.1.
+    the training set, as in 1803.03635.
 
     Args:
         name: str, "digits" or a set of TensorFlow Datasets such as "mnist",

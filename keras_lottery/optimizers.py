@@ -223,13 +223,23 @@ def slots(optimizer):
                 yield slot, variable
 
 
-def clear_pruned_slots(optimizer):
-    """Zeroes the slots of pruned weights.
+def is_fresh(optimizer):
+    """Whether it has not taken a step since its slots were made."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        # Its own counter stands still.
+        return is_fresh(optimizer.inner_optimizer)
+    return not int(ops.convert_to_numpy(optimizer._iterations))
 
-    A rewind point past initialisation holds the momenta of the dense network.
-    Those of connections that no longer exist would still be averaged and
-    counted in norms.
+
+def clear_pruned_slots(optimizer):
+    """Zeroes the slots of pruned weights, unless they are fresh.
+
+    An optimizer that has taken steps holds the momenta of the network as it
+    was. Those of connections that no longer exist would still be averaged,
+    counted in norms and, as averages of weights, written back.
     """
+    if is_fresh(optimizer):
+        return
     for slot, variable in slots(optimizer):
         mask = mask_of(variable)
         if mask is not None:

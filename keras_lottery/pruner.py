@@ -116,7 +116,7 @@ class LotteryTicketPruner:
         self._schedules = {}
         self._rewind_point = None
         self._delayed = None
-        self._known, self._given = {}, {}
+        self._known, self._given, self._at_begin = {}, {}, {}
         self._paused = self._started = False
         # A training function compiled before would not know the masks.
         model.train_function = None
@@ -198,6 +198,7 @@ class LotteryTicketPruner:
             self.level, self.masks, self._rewind_point.weights, self._kernels
         )
         self._assign_masks(masks)
+        self._clear_pruned_slots()
         self.level += 1
 
     def next_masks(self, level, masks, initial, trained):
@@ -242,6 +243,7 @@ class LotteryTicketPruner:
         if self.rewind_to != "learning_rate":
             self._rewind_point.restore_weights(self.model)
         self._rewind_point.restore_optimizers(self.model, self._optimizers())
+        self._clear_pruned_slots()
         if self._delayed is not None:
             self._delayed.restart()
 
@@ -467,11 +469,15 @@ class LotteryTicketPruner:
         self._started = True
         if first and self.attached:
             self.capture()
+        # Callbacks may change a learning rate before an optimizer is built.
+        self._at_begin = {
+            name: rewinding.copies_of(optimizer.variables)
+            for name, optimizer in self._optimizers().items()
+            if not optimizer.built
+        }
         if first and late:
             self._delayed = rewinding.DelayedCapture(late)
-        if self.level and self._rewind_point and self._rewind_point.step:
-            for optimizer in self._optimizers().values():
-                optimizers.clear_pruned_slots(optimizer)
+        self._clear_pruned_slots()
 
     def after_step(self):
         """Part of each compiled training step."""
@@ -544,11 +550,14 @@ class LotteryTicketPruner:
         point = self._rewind_point
         if point is None:
             return
-        fresh = not int(keras.ops.convert_to_numpy(optimizer._iterations))
+        fresh = optimizers.is_fresh(optimizer)
         if point.step == 0 and (fresh or name not in point.optimizers):
-            point.optimizers[name] = rewinding.copy_optimizer(optimizer)
+            point.optimizers[name] = rewinding.copy_optimizer(
+                optimizer, self._at_begin.get(name)
+            )
         elif fresh and name in point.optimizers:
             rewinding.restore_optimizer(optimizer, point.optimizers[name])
+            optimizers.clear_pruned_slots(optimizer)
 
     def _take_delayed(self):
         if self._delayed is None or self._paused:
@@ -568,6 +577,10 @@ class LotteryTicketPruner:
         for path, variable in self._kernels.items():
             mask_of(variable).assign(masks[path])
             variable.assign(mask_of(variable).select(variable))
+
+    def _clear_pruned_slots(self):
+        for optimizer in self._optimizers().values():
+            optimizers.clear_pruned_slots(optimizer)
 
     def _all_kept(self):
         return {p: np.ones(v.shape, bool) for p, v in self._kernels.items()}

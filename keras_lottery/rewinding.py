@@ -87,11 +87,24 @@ def optimizers_of(model):
     return found
 
 
-def copy_optimizer(optimizer):
-    """Dict from a variable's position and name to a copy of its value."""
+def copy_optimizer(optimizer, earlier=None):
+    """Dict from a variable's position and name to a copy of its value.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+        earlier: optional, what `copies_of` its variables were when they were
+            fewer: these values count.
+    """
+    copies = {**copies_of(optimizer.variables), **(earlier or {})}
     return {
-        f"{i}:{v.name}": _copy(v) for i, v in enumerate(optimizer.variables)
+        f"{i}:{v.name}": copies[id(v)]
+        for i, v in enumerate(optimizer.variables)
     }
+
+
+def copies_of(variables):
+    """Dict from a variable's identity to a copy of its value."""
+    return {id(v): _copy(v) for v in variables}
 
 
 def restore_optimizer(optimizer, state):

@@ -10,6 +10,11 @@ import keras
 import tensorflow as tf
 
 
+# What they tell of data is no data: a layer's output shape may be computed
+# from that of the layer before.
+_OF_SHAPE = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
+
+
 class TracingError(ValueError):
     """The model could not be traced."""
 
@@ -60,6 +65,8 @@ def _kernels_met_by_data(graph, inputs, kernels):
     data, met = {t.name for t in inputs}, {}
     for operation in graph.get_operations():
         constant, on_data = set(), False
+        if operation.type in _OF_SHAPE:
+            continue
         for tensor in operation.inputs:
             if tensor.name in data:
                 on_data = True

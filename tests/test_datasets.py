@@ -131,7 +131,7 @@ def prepare(root, name, image, label, splits=("train", "test"), n=30):
         path = folder / f"{name}-{split}.tfrecord-00000-of-00001"
         with tf.io.TFRecordWriter(str(path)) as writer:
             for index in range(n):
-                example = {"image": x[index], "label": index % 3}
+                example = {"image": x[index], "label": str(index % 3)}
                 writer.write(features.serialize_example(example))
         written[split] = x
     return written

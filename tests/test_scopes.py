@@ -347,8 +347,8 @@ class Tied(keras.Model):
         self.hidden = layers.Dense(4, name="hidden")
 
     def call(self, x):
-        table = self.table.embeddings
-        return keras.ops.matmul(self.hidden(self.table(x)), table.T)
+        x = self.hidden(self.table(x))
+        return keras.ops.matmul(x, keras.ops.transpose(self.table.embeddings))
 
 
 def test_no_hidden_layer_is_the_output_of_a_tied_model():

@@ -42,6 +42,21 @@ def test_through_layers_without_a_kernel(tail):
     assert outputs(model) == {"b"}
 
 
+def test_a_sequence_of_dense_layers():
+    # The shape of b's output is computed from that of a's.
+    model = keras.Sequential(
+        [keras.Input((None, 4)), dense("a"), dense("b"), layers.Softmax()]
+    )
+    assert outputs(model) == {"b"}
+
+
+def test_a_recurrent_state_made_from_a_shape():
+    model = keras.Sequential(
+        [keras.Input((5, 4)), dense("stem"), layers.LSTM(3), dense("head")]
+    )
+    assert outputs(model) == {"head"}
+
+
 def test_one_layer():
     assert outputs(keras.Sequential([keras.Input((4,)), dense("a")])) == {"a"}
 

@@ -259,6 +259,59 @@ def test_early_stop_weights_are_those_of_the_minimum(backend):
         np.testing.assert_array_equal(a, b)
 
 
+def test_early_stop_at_the_maximum_accuracy_if_that_is_monitored():
+    model = dense(keras.optimizers.SGD(1.5, momentum=0.9))
+    run = loop_on(model, monitor="val_accuracy").train(60, seed=0)
+    best = int(np.argmax(run.val_accuracy))
+    assert run.early_stop_iteration == run.iterations[best]
+    assert best != int(np.argmin(run.val_loss))
+
+
+def test_monitoring_an_accuracy_that_is_not_measured_is_refused():
+    model = keras.Sequential([keras.Input((6,)), *dense_layers()])
+    model.compile(
+        "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    with pytest.raises(ValueError, match="needs a model compiled with"):
+        loop_on(model, monitor="val_accuracy").train(5, seed=0)
+
+
+def test_visits_are_made_after_exactly_so_many_steps():
+    model = dense()
+    loop = loop_on(model)
+    loop.evaluate(data(30))
+    begin = state(model)
+    loop.train(20, seed=0)
+    end = state(model)
+    restore(model, begin)
+    seen = []
+    visits = {
+        step: lambda: seen.append(int(model.optimizer.iterations))
+        for step in (3, 5, 11, 20, 21)
+    }
+    loop.train(20, seed=0, visits=visits)
+    assert seen == [3, 5, 11, 20]
+    for a, b in zip(end, state(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_other_data_of_the_same_shape_compile_nothing(backend):
+    model = dense(keras.optimizers.SGD(0.0))
+    loop = loop_on(model, backend)
+    first = loop.train(5, seed=0)
+    traces = loop.traces
+    loop.set_data(data(100, seed=5), data(30, seed=6))
+    second = loop.train(5, seed=0)
+    assert loop.traces == traces
+    expected = model.evaluate(*data(30, seed=6), verbose=0)
+    np.testing.assert_allclose(
+        (second.val_loss[0], second.val_accuracy[0]), expected, rtol=1e-5
+    )
+    assert first.val_loss[0] != second.val_loss[0]
+    assert first.train_loss[0] != second.train_loss[0]
+
+
 def test_the_first_of_equal_losses_is_the_early_stop():
     model = dense(keras.optimizers.SGD(0.0))
     assert loop_on(model).train(20, seed=0).early_stop_iteration == 5
@@ -354,6 +407,7 @@ def test_unsupported_names_the_reason():
         ({"batch_size": 0}, "batch_size=0"),
         ({"eval_every": 0}, "eval_every=0"),
         ({"backend": "fast"}, "backend='fast'"),
+        ({"monitor": "loss"}, "monitor='loss'"),
         ({"train": data()[0]}, "`train` must be a pair"),
         ({"validation": (data()[0], data()[1][:5])}, "lengths"),
         ({"model": compiled(OwnStep(dense_layers()))}, "OwnStep"),

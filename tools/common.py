@@ -20,7 +20,7 @@ def run(job):
 
     def main(argv):
         if len(argv) > 1:
-            raise app.UsageError(f"Stray arguments: {' '.join(argv[1:])}")
+            stop(f"{_script()}: stray arguments: {' '.join(argv[1:])}", 2)
         logging.set_verbosity(logging.WARNING)
         try:
             with quiet_tensorflow():
@@ -28,12 +28,16 @@ def run(job):
             job()
         except KeyboardInterrupt:
             stop("Stopped. The same command goes on from here.", 130)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RuntimeError) as error:
             if logging.get_verbosity() >= logging.DEBUG:
                 raise
-            stop(f"{os.path.basename(sys.argv[0])}: {error}", 2)
+            stop(f"{_script()}: {error}", 2)
 
     app.run(main)
+
+
+def _script():
+    return os.path.basename(sys.argv[0])
 
 
 def stop(line, code):

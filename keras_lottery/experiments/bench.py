@@ -172,7 +172,9 @@ class Bench:
         return Result(self.trial, arm, level, **record)
 
     def _measure(self, run, start):
-        best = int(np.flatnonzero(run.iterations == run.early_stop_iteration)[0])
+        best = int(
+            np.flatnonzero(run.iterations == run.early_stop_iteration)[0]
+        )
         test = self._data.test
         _, at_early_stop = self._loop.evaluate(test, run.early_stop_weights)
         return {
@@ -195,9 +197,5 @@ class Bench:
         fresh = self.experiment.build_model(self._data, seed)
         return {
             path: np.array(keras.ops.convert_to_numpy(variable))
-            for path, variable in zip(
-                model_state(self.model), fresh.variables
-            )
+            for path, variable in zip(model_state(self.model), fresh.variables)
         }
-
-

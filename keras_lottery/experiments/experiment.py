@@ -5,7 +5,7 @@ import inspect
 
 import keras
 
-from keras_lottery import criteria, datasets, models, schedules
+from keras_lottery import criteria, datasets, models, recipes, schedules
 from keras_lottery.experiments import arms as arms_lib
 from keras_lottery.experiments.learning_rates import WarmupAndDrops
 
@@ -81,7 +81,7 @@ class Experiment:
             schedules.check_integer(name, getattr(self, name), minimum=0)
         for name in ("iterations", "batch_size", "eval_every", "trials"):
             schedules.check_integer(name, getattr(self, name), minimum=1)
-        for name in ("rate", "output_rate"):
+        for name in ("rate", "output_rate", "dropout", "momentum"):
             if getattr(self, name) is not None:
                 schedules.check_rate(name, getattr(self, name))
         _check_choice("scope", self.scope, ("layerwise", "global"))
@@ -104,13 +104,13 @@ class Experiment:
         if self.eval_every is None and self.iterations:
             self._set("eval_every", max(1, min(100, self.iterations // 50)))
         self._set("arms", tuple(self.arms))
-        self._set("drops", tuple(self.drops))
+        self._set("drops", tuple(_step(drop) for drop in self.drops))
 
     @property
     def _recipe(self):
-        models.get(self.model)  # an unknown name is refused
-        dropout = self.dropout and models.DROPOUT_RECIPES.get(self.model)
-        return dropout or models.RECIPES[self.model]
+        _check_choice("model", self.model, models.NETWORKS)
+        dropout = self.dropout and recipes.DROPOUT_RECIPES.get(self.model)
+        return dropout or recipes.RECIPES[self.model]
 
     def _set(self, name, value):
         # The dataclass is frozen for everybody else.
@@ -229,6 +229,15 @@ def _check_choice(name, value, choices):
             f"`{name}` must be one of {list(choices)}. "
             f"Received: {name}={value!r}"
         )
+
+
+def _step(drop):
+    try:
+        return schedules.check_integer("drops", int(drop), minimum=1)
+    except ValueError:
+        raise ValueError(
+            f"`drops` must be steps, at least 1. Received: {drop!r}"
+        ) from None
 
 
 def _check_positive(name, value):

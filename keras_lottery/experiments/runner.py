@@ -23,8 +23,9 @@ def run(experiment, run_dir, progress=None):
         A list of `Result`, by trial, arm and level.
     """
     store = Store(run_dir)
-    store.claim(experiment)
     bench = Bench(experiment, store)
+    bench.open(0)
+    store.claim(experiment)
     progress = progress or Silence()
     plan = [
         (trial, arm, level)

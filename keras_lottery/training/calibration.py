@@ -28,7 +28,7 @@ _BUDGET_PART = 0.03
 # optimise its graph. Measured: 5 to 7, for Conv-2, Conv-6, ResNet-18, VGG-19.
 _COMPILE_TIMES = 6.0
 # So many times faster than the graph a backend must be, to rise above noise.
-_MARGIN = 1.1
+_MARGIN = 1.05
 # A step is timed over stretches of this length.
 _STRETCH_SECONDS = 0.1
 

@@ -31,7 +31,8 @@ class Training:
         train_loss: float array, the mean training loss of the steps since
             the evaluation before.
         early_stop_iteration: The iteration of minimum validation loss (or
-            of maximum accuracy, if that is monitored), the first of equals. The state before the first step is not eligible.
+            of maximum accuracy, if that is monitored), the first of equals.
+            The state before the first step is not eligible.
         early_stop_weights: The weights at that iteration, as
             `model.get_weights()` returns them.
         diverged: The iteration at which the validation loss was NaN and
@@ -204,6 +205,7 @@ class Loop:
                 f"Received: start={start}, iterations={iterations}"
             )
         self.choose_backend(iterations - start)
+        self._check_monitor()
         self.model.reset_metrics()
         began = time.perf_counter()
         records, best, best_score, diverged = [], None, None, None
@@ -279,6 +281,15 @@ class Loop:
                 timings=self.timings,
             )
         return self.backend
+
+    def _check_monitor(self):
+        self._build()
+        names = list(self.model.get_metrics_result())
+        if self.monitor == "val_accuracy" and not any(map(_is_accuracy, names)):
+            raise ValueError(
+                '`monitor="val_accuracy"` needs a model compiled with an '
+                f"accuracy metric. Received: a model with metrics {names}"
+            )
 
     def _train_chunk(self, seed, start, stop, progress, visits):
         """Trains from one evaluation to the next; returns the mean loss."""

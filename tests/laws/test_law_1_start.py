@@ -110,8 +110,7 @@ def with_dead_slots_cleared(model, state, masks):
         if variable.path not in masks:
             continue
         for key, value in state.items():
-            own = key.endswith(f"[{i}]") and "._variables" not in key
-            if own and value.shape == tuple(variable.shape):
+            if key.endswith(f"[{i}]") and value.shape == tuple(variable.shape):
                 cleared[key] = value * masks[variable.path] + 0.0
     return cleared
 
@@ -130,9 +129,8 @@ LATE = [
 @pytest.mark.parametrize("kind, step, options", LATE)
 def test_a_late_rewind_point_is_that_of_a_plain_training(kind, step, options):
     # The reference knows nothing of executions of several steps.
-    after, plain = After(step), zoo.compiled(kind)
-    if options.get("jit_compile"):
-        plain = zoo.compiled(kind, jit_compile=True)
+    after = After(step)
+    plain = zoo.compiled(kind, **{**options, "steps_per_execution": 1})
     zoo.fit(plain, kind, callbacks=[after])
 
     model = zoo.compiled(kind, wrap={"rate": 0.3, "rewind_to": step}, **options)
@@ -145,15 +143,10 @@ def test_a_late_rewind_point_is_that_of_a_plain_training(kind, step, options):
         weights, optimizers = recorder.starts[level]
         assert zoo.same(weights, zoo.masked(model, after.weights, masks))
         expected = after.optimizers["optimizer"]
-        slots = [k for k in expected if "._variables" not in k]
-        assert any("momentum" in key for key in slots)
         cleared = with_dead_slots_cleared(model, expected, masks)
-        assert zoo.same(
-            {key: optimizers["optimizer"][key] for key in slots},
-            {key: cleared[key] for key in slots},
-        )
-        iteration = optimizers["optimizer"]["._iterations"]
-        assert iteration == step
+        assert not zoo.same(cleared, expected)
+        assert zoo.same(optimizers["optimizer"], cleared)
+        assert optimizers["optimizer"]["._iterations"] == step
     assert not recorder.violations
 
 
@@ -223,10 +216,7 @@ def test_no_rewinding_keeps_all_but_the_pruned():
     after = recorder.starts[1][1]["optimizer"]
     cleared = with_dead_slots_cleared(model, before, masks)
     assert not zoo.same(before, cleared)
-    assert zoo.same(
-        {k: v for k, v in after.items() if "._variables" not in k},
-        {k: v for k, v in cleared.items() if "._variables" not in k},
-    )
+    assert zoo.same(after, cleared)
 
 
 def test_a_new_optimizer_starts_fresh_at_every_level():

@@ -338,7 +338,9 @@ def data(kind="sequential", samples=SAMPLES, seed=7):
 
 def build(kind="sequential", seed=3):
     """A model, the same at every call."""
+    policy = keras.config.dtype_policy()
     keras.backend.clear_session(free_memory=False)
+    keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(seed)
     return KINDS[kind].build()
 
@@ -498,7 +500,8 @@ def optimizer_variables(optimizer):
 
     def visit_attributes(owner, name):
         for attribute, value in vars(owner).items():
-            if attribute not in ("_trainable_variables", "_tracker"):
+            # Lists of what has an attribute of its own, or is no slot.
+            if attribute not in ("_trainable_variables", "_variables"):
                 visit(value, f"{name}.{attribute}")
 
     visit_attributes(optimizer, "")

@@ -1,0 +1,84 @@
+"""The store: found again, never trusted when damaged."""
+
+import types
+
+import numpy as np
+import pytest
+
+from keras_lottery import RewindPoint, Ticket
+from keras_lottery.experiments import Experiment
+from keras_lottery.experiments.store import Store
+
+
+def ticket(level=0, **changes):
+    parts = {
+        "mask": np.array([True, False]),
+        "weight": np.array([1.0, 2.0], np.float32),
+        "slot": np.zeros(2, np.float32),
+        **changes,
+    }
+    point = RewindPoint(
+        0, {"kernel": parts["weight"]}, {"optimizer": {"0:m": parts["slot"]}}
+    )
+    return Ticket({"kernel": parts["mask"]}, point, level)
+
+
+def run():
+    return types.SimpleNamespace(
+        iterations=np.array([10, 20]),
+        val_loss=np.array([0.5, 0.4]),
+        val_accuracy=np.array([0.8, 0.9]),
+        train_loss=np.array([0.6, 0.3]),
+    )
+
+
+def test_what_was_written_is_found(tmp_path):
+    store = Store(tmp_path)
+    assert store.load_record("ab") is None
+    store.save_record("ab", {"density": 0.5}, run())
+    assert Store(tmp_path).load_record("ab") == {"density": 0.5}
+    curves = store.load_curves("ab")
+    assert np.array_equal(curves["val_loss"], run().val_loss)
+
+
+def test_a_damaged_record_is_named_and_not_trusted(tmp_path, caplog):
+    store = Store(tmp_path)
+    store.save_record("ab", {"density": 0.5}, run())
+    path = tmp_path / "trainings" / "ab.training"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert store.load_record("ab") is None
+    assert "ab.training" in caplog.text
+
+
+def test_the_key_depends_on_all_that_determines_a_training(tmp_path):
+    store = Store(tmp_path)
+    same = store.key({"iterations": 10}, ticket(), [1, 2])
+    assert store.key({"iterations": 10}, ticket(), [1, 2]) == same
+    others = {
+        store.key({"iterations": 11}, ticket(), [1, 2]),
+        store.key({"iterations": 10}, ticket(), [1, 3]),
+        *(
+            store.key({"iterations": 10}, ticket(**change), [1, 2])
+            for change in (
+                {"mask": np.array([True, True])},
+                {"weight": np.array([1.0, 3.0], np.float32)},
+                {"slot": np.ones(2, np.float32)},
+            )
+        ),
+    }
+    assert len(others) == 5 and same not in others
+
+
+def test_tickets_lie_where_the_readme_says(tmp_path):
+    store = Store(tmp_path)
+    store.save_ticket(0, "ticket", ticket(level=7))
+    assert (tmp_path / "tickets/trial_0/level_07.ticket").exists()
+    assert store.load_ticket(0, "ticket", 7).level == 7
+    assert store.load_ticket(0, "ticket", 8) is None
+
+
+def test_other_settings_are_refused_naming_the_difference(tmp_path):
+    Store(tmp_path).claim(Experiment(iterations=50))
+    Store(tmp_path).claim(Experiment(iterations=50))
+    with pytest.raises(ValueError, match="iterations=50 before, 60 now"):
+        Store(tmp_path).claim(Experiment(iterations=60))

@@ -1,0 +1,105 @@
+"""Levels: records, and weights that leave memory."""
+
+import os
+
+import ml_dtypes
+import numpy as np
+import pytest
+from small import same
+
+from keras_lottery.levels import Levels, Weights
+
+
+def weights(index):
+    rng = np.random.default_rng(index)
+    return {
+        "a/kernel": rng.normal(size=(5, 4)).astype("float32"),
+        "b:2/../odd name\n/kernel": rng.normal(size=(3,)).astype("float16"),
+        "brain": rng.normal(size=(2, 2)).astype(ml_dtypes.bfloat16),
+        "seed": np.array([1, index], "uint32"),
+        "scalar": np.float64(index),
+        "empty": np.zeros((0, 3), "float32"),
+    }
+
+
+SIZE = Weights(weights(0)).nbytes
+MASKS = {"a/kernel": np.arange(20).reshape(5, 4) % 4 > 0}
+
+
+def filled(memory, count=4):
+    levels = Levels(memory)
+    for index in range(count):
+        levels.record(index, MASKS, weights(index))
+    return levels
+
+
+@pytest.mark.parametrize("memory", [10**9, 2 * SIZE, SIZE, 1, 0])
+def test_weights_come_back_bit_for_bit_from_wherever_they_are(memory):
+    levels = filled(memory)
+    held = sum(level._weights.nbytes for level in levels)
+    assert held <= memory
+    for index, level in enumerate(levels):
+        assert same(level.trained_weights, weights(index))
+        # And once more: reading does not bring them back to memory.
+        assert same(level.trained_weights, weights(index))
+    assert sum(level._weights.nbytes for level in levels) == held
+
+
+def test_the_oldest_leave_first():
+    levels = filled(2 * SIZE)
+    assert [bool(lv._weights.nbytes) for lv in levels] == [
+        False, False, True, True
+    ]  # fmt: skip
+
+
+def test_nothing_is_written_while_memory_lasts():
+    assert filled(10**9)._directory is None
+
+
+def test_files_go_with_the_levels():
+    levels = filled(0)
+    directory = levels._directory.name
+    assert len(os.listdir(directory)) == 4
+    del levels
+    assert not os.path.exists(directory)
+
+
+def test_record():
+    history = {"loss": [3.0, 2.0, 1.0], "val_loss": [0.9, 0.4, 0.5]}
+    levels = Levels()
+    level = levels.record(2, MASKS, weights(0), history, steps=10)
+    assert levels[-1] is level and len(levels) == 1
+    assert level.index == 2 and level.density == 0.75
+    assert level.history == history
+    assert level.metrics == {"loss": 1.0, "val_loss": 0.5}
+    assert level.early_stop_iteration == 20
+    assert same(level.masks, MASKS)
+
+
+def test_masks_are_nobody_elses():
+    masks = {"a/kernel": MASKS["a/kernel"].copy()}
+    level = Levels().record(0, masks, weights(0))
+    masks["a/kernel"][:] = False
+    level.masks["a/kernel"][:] = False
+    assert same(level.masks, MASKS)
+
+
+@pytest.mark.parametrize(
+    "history, steps, expected",
+    [
+        ({"loss": [1.0]}, 10, None),
+        ({"val_loss": [1.0, 0.5, 0.5]}, 10, 20),  # The first minimum.
+        ({"val_loss": [np.nan, 0.5]}, 10, 20),
+        ({"val_loss": [np.nan, np.nan]}, 10, None),
+        ({"val_loss": [1.0]}, None, None),
+        ({}, 10, None),
+    ],
+)
+def test_early_stop_iteration(history, steps, expected):
+    level = Levels().record(0, MASKS, weights(0), history, steps)
+    assert level.early_stop_iteration == expected
+
+
+def test_a_level_without_a_history():
+    level = Levels().record(0, MASKS, weights(0))
+    assert level.history == {} and level.metrics == {}

@@ -1,0 +1,40 @@
+"""Recipes: the paper's numbers, and that they fit its networks."""
+
+from keras_lottery import models, recipes, scopes
+
+
+def test_recipes_fit_their_networks():
+    assert list(recipes.RECIPES) == list(models.NETWORKS)
+    lenet = recipes.RECIPES["lenet_300_100"]
+    assert (lenet.learning_rate, lenet.batch_size) == (1.2e-3, 60)
+    assert lenet.pruning == {
+        "rate": 0.2,
+        "output_rate": 0.1,
+        "rates": {},
+        "scope": "layerwise",
+    }
+    assert recipes.RECIPES["conv_6"].rates == ((r"conv\d", 0.15),)
+    assert recipes.DROPOUT_RECIPES["conv_4"].iterations == 75_000
+    assert recipes.DROPOUT_RECIPES["conv_4"].learning_rate == 2e-4
+    for name in ("resnet_18", "vgg_19"):
+        assert recipes.RECIPES[name].scope == "global"
+        assert recipes.RECIPES[name].output_rate == 0.0
+
+
+def test_recipes_prune_the_layers_that_the_paper_names():
+    def rates(name):
+        model, kinds = models.get(name)(), {}
+        rates = scopes.Rates(**recipes.RECIPES[name].pruning)
+        found = scopes.find_kernels(model)
+        for path, schedule in rates.resolve(found, model).items():
+            kinds.setdefault(path.removesuffix("/kernel"), schedule.rate)
+        return kinds
+
+    conv = rates("conv_6")
+    assert conv.pop("output") == 0.1
+    assert (conv.pop("fc1"), conv.pop("fc2")) == (0.2, 0.2)
+    assert len(conv) == 6 and set(conv.values()) == {0.15}
+    for name, count in (("resnet_18", 19), ("vgg_19", 16)):
+        deep = rates(name)
+        assert len(deep) == count and set(deep.values()) == {0.2}
+        assert not [p for p in deep if "shortcut" in p or "output" in p]
