@@ -36,10 +36,11 @@ def with_callback(fit, callback, args, kwargs):
         arguments = bound.kwargs
     given = arguments.get("callbacks")
     if isinstance(given, keras.callbacks.CallbackList):
-        given.callbacks[:] = [
+        # The same list may come again; it holds one of ours at most.
+        others = [
             c for c in given.callbacks if not isinstance(c, RoundCallback)
         ]
-        given.append(callback)
+        given.callbacks[:] = [callback, *others]
         callback.set_model(given.model)
         callback.set_params(given.params)
     else:

@@ -84,10 +84,17 @@ def scores(criterion, initial, trained, seed):
     """
     if criterion is random:
         return random(initial, trained, np.random.default_rng(seed))
-    result = np.asarray(criterion(initial, trained))
+    # The rewind point's own arrays: no criterion may work in place.
+    result = np.asarray(criterion(*map(_read_only, (initial, trained))))
     if result.shape != trained.shape:
         raise ValueError(
             "`criterion` must return scores of the weights' shape "
             f"{trained.shape}. Received: shape={result.shape}"
         )
     return result
+
+
+def _read_only(array):
+    view = np.asarray(array).view()
+    view.flags.writeable = False
+    return view

@@ -318,14 +318,16 @@ class LotteryTicketPruner:
             trained to.
         """
         self._require_attached()
+        # The pruner's own goes on to meet other optimizers.
+        point = self._rewind_point.copy()
         if level is None:
             return tickets.Ticket(
-                self.masks, self._rewind_point, self.level, self.get_config()
+                self.masks, point, self.level, self.get_config()
             )
         record = self._record(level)
         return tickets.Ticket(
             record.masks,
-            self._rewind_point,
+            point,
             record.index,
             self.get_config(),
             record.trained_weights,
@@ -371,7 +373,7 @@ class LotteryTicketPruner:
         self._rewind_point = RewindPoint(
             point.step,
             {places[path]: array for path, array in point.weights.items()},
-            point.optimizers,
+            dict(point.optimizers),
         )
         self._assign_masks({**self._all_kept(), **masks})
         self.level, self._started = ticket.level, ticket.level > 0
@@ -384,6 +386,9 @@ class LotteryTicketPruner:
     @contextlib.contextmanager
     def trained(self, level=-1):
         """The model with the weights that a level was trained to.
+
+        They are lent: what `fit` makes of them here is no round, and is gone
+        in the end.
 
         Args:
             level: int, a trained level. Defaults to -1, the last.
@@ -401,7 +406,8 @@ class LotteryTicketPruner:
         try:
             self._assign_masks(record.masks)
             _assign(state, record.trained_weights)
-            yield self.model
+            with self.paused():
+                yield self.model
         finally:
             self._assign_masks(masks)
             _assign(state, before)
@@ -418,8 +424,8 @@ class LotteryTicketPruner:
     def wrap_optimizer(self, optimizer):
         """The same optimizer, for a custom loop: its gradients are masked
         and `rewind` sets it back."""
-        optimizers.wrap_optimizer(optimizer)
         if all(o is not optimizer for o in self._optimizers().values()):
+            optimizers.wrap_optimizer(optimizer)
             self._given[f"given_{len(self._given)}"] = optimizer
         self._meet_optimizers()
         return optimizer
@@ -477,12 +483,14 @@ class LotteryTicketPruner:
         }
         if first and late:
             self._delayed = rewinding.DelayedCapture(late)
+            # One compiled before, while paused, would not count.
+            self.model.make_train_function(force=True)
         self._clear_pruned_slots()
 
-    def after_step(self):
-        """Part of each compiled training step."""
+    def after_step(self, data):
+        """Part of each compiled training step on a batch of data."""
         if self._delayed is not None and not self._paused:
-            self._delayed.after_step(self.model)
+            self._delayed.after_step(self.model, data)
 
     @contextlib.contextmanager
     def _stepping(self):
@@ -493,7 +501,7 @@ class LotteryTicketPruner:
         def told(data):
             self.attach(data)
             logs = train_step(data)
-            self.after_step()
+            self.after_step(data)
             return logs
 
         vars(model)["train_step"] = told

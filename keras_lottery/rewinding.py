@@ -56,6 +56,10 @@ class RewindPoint:
             },
         )
 
+    def copy(self):
+        """Another with the same arrays."""
+        return RewindPoint(self.step, self.weights, dict(self.optimizers))
+
     def restore_weights(self, model):
         """Sets mask * theta_k' and all else the model holds."""
         for path, variable in model_state(model).items():
@@ -156,7 +160,7 @@ class DelayedCapture:
             self._count = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._shadows = None
 
-    def after_step(self, model):
+    def after_step(self, model, data):
         """Part of the training step: counts it and copies if it is due."""
         if self._shadows is None:
             # Once: a step may be traced again for another batch shape.
@@ -166,7 +170,10 @@ class DelayedCapture:
             }
             with tf.init_scope():
                 self._shadows = keras.tree.map_structure(_shadow, self._state)
-        count = self._count.assign_add(1)
+        # A step that finds its dataset at an end is none.
+        batch = [t for t in keras.tree.flatten(data) if tf.is_tensor(t)]
+        with tf.control_dependencies(batch):
+            count = self._count.assign_add(1)
         tf.cond(count == self.step, self._copy, lambda: None)
 
     def _copy(self):

@@ -52,6 +52,8 @@ def _flavour(model):
         return "a tf_keras (Keras 2) model"
     if isinstance(model, keras.layers.Layer):
         return "a Keras layer, not a model"
+    if "keras" in modules:
+        return "a Keras object, not a model"
     if modules & {"tensorflow", "tensorflow_core"}:
         return "a TensorFlow object or Keras 2 model"
     if "torch" in modules:

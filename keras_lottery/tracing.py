@@ -9,7 +9,6 @@ model is Sequential, functional, nested or subclassed with its own `call`.
 import keras
 import tensorflow as tf
 
-
 # What they tell of data is no data: a layer's output shape may be computed
 # from that of the layer before.
 _OF_SHAPE = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}

@@ -35,7 +35,7 @@ class LotteryModel:
     def train_step(self, data):
         self.lottery.attach(data)
         logs = super().train_step(data)
-        self.lottery.after_step()
+        self.lottery.after_step(data)
         return logs
 
     def get_config(self):

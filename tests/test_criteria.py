@@ -56,6 +56,18 @@ def test_own_criterion():
     np.testing.assert_allclose(got, [[-2, 0], [-0.5, -0.75]])
 
 
+def test_no_criterion_may_work_in_place():
+    def careless(initial, trained):
+        initial -= trained
+        return initial
+
+    before = INITIAL.copy()
+    with pytest.raises(ValueError, match="read-only"):
+        criteria.scores(careless, INITIAL, TRAINED, 0)
+    np.testing.assert_array_equal(INITIAL, before)
+    assert INITIAL.flags.writeable
+
+
 def test_scores_of_a_list_are_an_array():
     got = criteria.scores(lambda i, t: t.tolist(), INITIAL, TRAINED, 0)
     assert isinstance(got, np.ndarray)

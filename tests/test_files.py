@@ -18,7 +18,7 @@ HEADER = {"level": 3, "config": {"rate": 0.2}}
 ARRAYS = [
     ("mask", "a/kernel", np.arange(21).reshape(3, 7) % 3 == 0),
     ("weight", "a/kernel", np.arange(21, dtype="float32").reshape(3, 7)),
-    ("weight", "naïve/\n\"path\"", np.array(2.5, "float64")),
+    ("weight", 'naïve/\n"path"', np.array(2.5, "float64")),
     ("weight", "zeros", np.zeros((4, 4), "float16")),
     ("weight", "brain", np.array([1.5, -2.0], ml_dtypes.bfloat16)),
     ("optimizer", "0:iteration", np.array(7, "int64")),
@@ -62,7 +62,9 @@ DTYPES = [
 def test_any_array_comes_back_bit_for_bit(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "any.ticket"
     dtype = data.draw(st.sampled_from(DTYPES))
-    array = data.draw(hnp.arrays(dtype, hnp.array_shapes(min_dims=0, min_side=0)))
+    array = data.draw(
+        hnp.arrays(dtype, hnp.array_shapes(min_dims=0, min_side=0))
+    )
     files.write(path, {}, [("w", "a", array), ("w", "b", array.T)])
     agree(files.read(path)[1], [("w", "a", array), ("w", "b", array.T)])
 
@@ -123,7 +125,9 @@ def test_newer_version_says_so(path):
     whole = bytearray(path.read_bytes())
     struct.pack_into("<I", whole, 8, 2)
     path.write_bytes(bytes(whole))
-    with pytest.raises(ValueError, match="newer keras_lottery.*format 2.*Update"):
+    with pytest.raises(
+        ValueError, match="newer keras_lottery.*format 2.*Update"
+    ):
         files.read(path)
 
 

@@ -71,7 +71,9 @@ def test_global_is_a_sort_of_all_layers_end_to_end(case, rate):
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.999, np.nextafter(1, 0)])
 def test_counts_are_exact_when_all_scores_are_equal(dtype, rate):
     scores, mask = np.ones((40, 50), dtype), np.ones((40, 50), bool)
-    pruned = masks_lib.prune_layerwise({"w": mask}, {"w": rate}, {"w": scores}.get)
+    pruned = masks_lib.prune_layerwise(
+        {"w": mask}, {"w": rate}, {"w": scores}.get
+    )
     gone = round(rate * 2000)
     # Ties go by position: the first are pruned.
     np.testing.assert_array_equal(pruned["w"].ravel(), np.arange(2000) >= gone)
@@ -116,7 +118,9 @@ def test_count_of_zero_asks_for_no_score_and_copies():
 def test_nothing_left_is_no_error():
     mask = np.zeros((2, 2), bool)
     score = {"w": np.ones((2, 2))}.get
-    assert not masks_lib.prune_layerwise({"w": mask}, {"w": 0.9}, score)["w"].any()
+    assert not masks_lib.prune_layerwise({"w": mask}, {"w": 0.9}, score)[
+        "w"
+    ].any()
     assert not masks_lib.prune_global({"w": mask}, 0.9, score)["w"].any()
 
 

@@ -149,7 +149,9 @@ def test_on_build_reads_initial_values_inside_a_graph():
 
 
 def test_apply_gradients_and_generators_go_through_the_mask():
-    optimizer = optimizers.wrap_optimizer(keras.optimizers.SGD(1.0, momentum=0.5))
+    optimizer = optimizers.wrap_optimizer(
+        keras.optimizers.SGD(1.0, momentum=0.5)
+    )
     kernel, bias = variables()
     optimizer.apply_gradients(zip(gradients(), [kernel, bias]))
     optimizer.apply(iter(gradients()), iter([kernel, bias]))

@@ -148,7 +148,7 @@ def train_steps(delayed, steps_per_call=1, jit=False):
     def step():
         for _ in range(steps_per_call):
             model.train_step((x, y))
-            delayed.after_step(model)
+            delayed.after_step(model, (x, y))
 
     return model, step
 

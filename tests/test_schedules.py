@@ -181,7 +181,9 @@ def test_a_callable_is_not_kept_by_a_file_and_says_so(schedule):
 
 @pytest.mark.parametrize("value", [1.0, -1, True, None, "3", np.float32(2)])
 def test_check_integer_refuses(value):
-    with pytest.raises(ValueError, match="`n` must be an integer.*Received: n="):
+    with pytest.raises(
+        ValueError, match="`n` must be an integer.*Received: n="
+    ):
         schedules.check_integer("n", value, minimum=0)
 
 

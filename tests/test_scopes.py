@@ -19,7 +19,9 @@ def model_of(layer, shape):
 CASES = {
     "Dense": (lambda: layers.Dense(3), (4,), {"kernel"}),
     "EinsumDense": (
-        lambda: layers.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de"),
+        lambda: layers.EinsumDense(
+            "abc,cde->abde", (None, 2, 3), bias_axes="de"
+        ),
         SEQUENCE,
         {"kernel"},
     ),
@@ -27,16 +29,24 @@ CASES = {
     "Conv2D": (lambda: layers.Conv2D(2, 2), IMAGE, {"kernel"}),
     "Conv3D": (lambda: layers.Conv3D(2, 2), VOLUME, {"kernel"}),
     "Conv1DTranspose": (
-        lambda: layers.Conv1DTranspose(2, 2), SEQUENCE, {"kernel"}
+        lambda: layers.Conv1DTranspose(2, 2),
+        SEQUENCE,
+        {"kernel"},
     ),
     "Conv2DTranspose": (
-        lambda: layers.Conv2DTranspose(2, 2), IMAGE, {"kernel"}
+        lambda: layers.Conv2DTranspose(2, 2),
+        IMAGE,
+        {"kernel"},
     ),
     "Conv3DTranspose": (
-        lambda: layers.Conv3DTranspose(2, 2), VOLUME, {"kernel"}
+        lambda: layers.Conv3DTranspose(2, 2),
+        VOLUME,
+        {"kernel"},
     ),
     "DepthwiseConv1D": (
-        lambda: layers.DepthwiseConv1D(2), SEQUENCE, {"kernel"}
+        lambda: layers.DepthwiseConv1D(2),
+        SEQUENCE,
+        {"kernel"},
     ),
     "DepthwiseConv2D": (lambda: layers.DepthwiseConv2D(2), IMAGE, {"kernel"}),
     "SeparableConv1D": (
@@ -50,7 +60,9 @@ CASES = {
         {"depthwise_kernel", "pointwise_kernel"},
     ),
     "SimpleRNN": (
-        lambda: layers.SimpleRNN(3), SEQUENCE, {"kernel", "recurrent_kernel"}
+        lambda: layers.SimpleRNN(3),
+        SEQUENCE,
+        {"kernel", "recurrent_kernel"},
     ),
     "LSTM": (lambda: layers.LSTM(3), SEQUENCE, {"kernel", "recurrent_kernel"}),
     # Its bias has rank 2.
@@ -80,14 +92,20 @@ CASES = {
         {"kernel", "recurrent_kernel"},
     ),
     "TimeDistributed": (
-        lambda: layers.TimeDistributed(layers.Dense(3)), SEQUENCE, {"kernel"}
+        lambda: layers.TimeDistributed(layers.Dense(3)),
+        SEQUENCE,
+        {"kernel"},
     ),
     "SpectralNormalization": (
-        lambda: layers.SpectralNormalization(layers.Dense(3)), (4,), {"kernel"}
+        lambda: layers.SpectralNormalization(layers.Dense(3)),
+        (4,),
+        {"kernel"},
     ),
     "PReLU": (lambda: layers.PReLU(), IMAGE, set()),
     "LayerNormalization": (
-        lambda: layers.LayerNormalization(axis=(1, 2)), IMAGE, set()
+        lambda: layers.LayerNormalization(axis=(1, 2)),
+        IMAGE,
+        set(),
     ),
     "BatchNormalization": (lambda: layers.BatchNormalization(), IMAGE, set()),
     "GroupNormalization": (lambda: layers.GroupNormalization(3), IMAGE, set()),
@@ -138,9 +156,7 @@ def test_no_layer_with_a_kernel_is_missing_above():
 def test_attention_has_four_kernels_and_no_biases(attention):
     inputs = keras.Input(SEQUENCE)
     model = keras.Model(inputs, attention()(inputs, inputs))
-    assert any(
-        w.name == "bias" and len(w.shape) == 2 for w in model.weights
-    )
+    assert any(w.name == "bias" and len(w.shape) == 2 for w in model.weights)
     kernels = find_kernels(model)
     assert len(kernels) == 4
     assert {k.variable.name for k in kernels} == {"kernel"}
@@ -208,12 +224,16 @@ def test_frozen_layers_are_left_out():
 def test_frozen_model_has_nothing_to_prune():
     model = mlp()
     model.trainable = False
-    with pytest.raises(ValueError, match="something to prune.*Received: model="):
+    with pytest.raises(
+        ValueError, match="something to prune.*Received: model="
+    ):
         resolved(model)
 
 
 def test_order_is_that_of_the_weights_and_paths_are_unique():
-    inner = [keras.Sequential([layers.Dense(4, name="d")], name="same") for _ in "ab"]
+    inner = [
+        keras.Sequential([layers.Dense(4, name="d")], name="same") for _ in "ab"
+    ]
     inputs = x = keras.Input((4,))
     for block in inner:
         block.name = "same"
@@ -361,7 +381,10 @@ def test_schedules_as_rates():
     model, _ = nested()
     kernels = find_kernels(model)
     rates = Rates(
-        schedules.ToDensity(0.25, 2), None, {"a": lambda r: 0.1 * r}, "layerwise"
+        schedules.ToDensity(0.25, 2),
+        None,
+        {"a": lambda r: 0.1 * r},
+        "layerwise",
     )
     found = {
         k.layer.name: rates.resolve(kernels, model)[k.path] for k in kernels

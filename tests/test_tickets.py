@@ -28,7 +28,11 @@ def pruned(model=None, rounds=1, **kwargs):
 def test_members():
     model = pruned()
     ticket = model.lottery.ticket()
-    assert ticket.density == model.lottery.density == pytest.approx(25.5 / 42, 0.02)
+    assert (
+        ticket.density
+        == model.lottery.density
+        == pytest.approx(25.5 / 42, 0.02)
+    )
     assert ticket.densities() == model.lottery.densities()
     assert same(ticket.masks, model.lottery.masks)
     assert isinstance(ticket.rewind_point, RewindPoint)
@@ -74,6 +78,22 @@ def test_apply_gives_the_state_the_level_begins_in(tmp_path):
     )
 
 
+def test_a_ticket_is_not_changed_by_what_is_done_with_it():
+    source = compiled(pruned(), keras.optimizers.SGD(0.1))
+    fit(source)
+    ticket = source.lottery.ticket()
+
+    def rate(ticket):
+        state = ticket.rewind_point.optimizers["optimizer"]
+        return float(state["1:learning_rate"])
+
+    assert rate(ticket) == np.float32(0.1)
+    fit(compiled(ticket.apply(mlp()), keras.optimizers.SGD(0.7)))
+    fit(compiled(source, keras.optimizers.SGD(0.3)))
+    assert rate(ticket) == np.float32(0.1)
+    assert rate(source.lottery.ticket()) == np.float32(0.3)
+
+
 def test_another_process_trains_it(tmp_path):
     """Same bits in a process that never saw the search."""
     model = compiled(pruned(), keras.optimizers.SGD(0.1))
@@ -117,7 +137,10 @@ def too_long():
 @pytest.mark.parametrize(
     "make, named",
     [
-        (other_shape, r"first weight.*head/kernel.*\(6, 3\).*has shape \(6, 5\)"),
+        (
+            other_shape,
+            r"first weight.*head/kernel.*\(6, 3\).*has shape \(6, 5\)",
+        ),
         (too_short, "first weight.*head/kernel.*no such weight"),
         (too_long, r"no weight for.*kernel' of shape \(3, 3\)"),
     ],
@@ -152,13 +175,16 @@ def test_names_for_weights_in_another_order():
     # Without names the order decides.
     by_order = model.lottery.ticket().apply(heads(["b", "a"]))
     assert same(
-        by_order.get_layer("b").get_weights(), model.get_layer("a").get_weights()
+        by_order.get_layer("b").get_weights(),
+        model.get_layer("a").get_weights(),
     )
 
 
 def test_some_names_and_the_rest_by_order():
     found = {"p": np.ones(2), "q": np.ones(3), "r": np.ones(2)}
-    variables = {k: keras.Variable(np.ones(n)) for k, n in zip("xyz", (2, 2, 3))}
+    variables = {
+        k: keras.Variable(np.ones(n)) for k, n in zip("xyz", (2, 2, 3))
+    }
     places = match_weights(found, variables, {"q": "z"})
     assert places == {"p": "x", "q": "z", "r": "y"}
 
@@ -182,7 +208,9 @@ def test_apply_with_other_arguments():
 def test_apply_refuses_to_forget_a_mask():
     ticket, model = pruned().lottery.ticket(), mlp()
     before = arrays(model)
-    with pytest.raises(ValueError, match="`rates` must not.*Received: .*hidden"):
+    with pytest.raises(
+        ValueError, match="`rates` must not.*Received: .*hidden"
+    ):
         ticket.apply(model, rates={"hidden": 0})
     assert type(model) is keras.Sequential and not hasattr(model, "lottery")
     assert model.layers[0].kernel.constraint is None
@@ -258,7 +286,9 @@ def test_a_ticket_as_masks_takes_the_masks_alone():
 
 def test_zeros_as_masks():
     values = {"a": np.array([[0.0, -0.0], [1e-30, np.nan]])}
-    variables = {p: keras.Variable(v, dtype="float64") for p, v in values.items()}
+    variables = {
+        p: keras.Variable(v, dtype="float64") for p, v in values.items()
+    }
     masks = zeros_as_masks(variables)
     np.testing.assert_array_equal(masks["a"], [[False, False], [True, True]])
     variables["z"] = keras.Variable(np.zeros((2, 2)))

@@ -232,9 +232,7 @@ def test_kernel_used_after_a_function_of_itself():
 
     class Normed(layers.Layer):
         def build(self, shape):
-            self.kernel = self.add_weight(
-                shape=(shape[-1], 3), name="kernel"
-            )
+            self.kernel = self.add_weight(shape=(shape[-1], 3), name="kernel")
 
         def call(self, x):
             return tf.matmul(x, tf.math.l2_normalize(self.kernel, axis=0))
@@ -248,7 +246,9 @@ def test_kernel_used_after_a_function_of_itself():
 def test_a_penalty_on_weights_is_no_path_of_data():
     inputs = keras.Input((4,))
     a = dense("a", kernel_regularizer="l2")
-    model = keras.Model(inputs, dense("b", activity_regularizer="l2")(a(inputs)))
+    model = keras.Model(
+        inputs, dense("b", activity_regularizer="l2")(a(inputs))
+    )
     assert outputs(model) == {"b"}
 
 

@@ -64,9 +64,13 @@ def test_calibration_changes_no_bit():
 
 
 def test_measured_once_per_architecture(monkeypatch):
-    first = loop_on(noisy_model()).choose_backend()
-    monkeypatch.setattr(calibration, "_fastest", pytest.fail)
-    assert loop_on(noisy_model()).choose_backend() == first
+    monkeypatch.setattr(calibration, "_fastest", lambda *_: "xla")
+    assert loop_on(noisy_model()).choose_backend() == "xla"
+    monkeypatch.setattr(calibration, "_fastest", lambda *_: "graph")
+    assert loop_on(noisy_model()).choose_backend() == "xla"
+    other = noisy_model()
+    other.compile("sgd", other.loss)
+    assert loop_on(other).choose_backend() == "graph"
 
 
 def test_remembered_in_a_file(tmp_path, monkeypatch):
@@ -79,6 +83,27 @@ def test_remembered_in_a_file(tmp_path, monkeypatch):
     loop = loop_on(noisy_model(), timings=path)
     assert loop.choose_backend() == "xla_update"
     assert [p.name for p in tmp_path.iterdir()] == ["timings.json"]
+
+
+def test_the_file_outranks_what_this_process_measured(tmp_path, monkeypatch):
+    path = tmp_path / "timings.json"
+    monkeypatch.setattr(calibration, "_fastest", lambda *_: "xla")
+    loop_on(noisy_model(), timings=path).choose_backend()
+    path.write_text(path.read_text().replace('"xla"', '"graph"'))
+    assert loop_on(noisy_model(), timings=path).choose_backend() == "graph"
+
+
+def test_two_processes_agree_on_the_first_choice(tmp_path, monkeypatch):
+    path = tmp_path / "timings.json"
+
+    def overtaken(*_):
+        calibration._chosen.clear()
+        monkeypatch.setattr(calibration, "_fastest", lambda *_: "graph")
+        loop_on(noisy_model(), timings=path).choose_backend()
+        return "xla"
+
+    monkeypatch.setattr(calibration, "_fastest", overtaken)
+    assert loop_on(noisy_model(), timings=path).choose_backend() == "graph"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}'])

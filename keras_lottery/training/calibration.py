@@ -53,13 +53,12 @@ def choose(model, steps_on, data, shape, steps, timings=None):
         One of `"graph"`, `"xla"` and `"xla_update"`.
     """
     key = _key(model, data, shape)
-    remembered = {**_read(timings), **_chosen}
-    if remembered.get(key) not in BACKENDS:
+    choice = {**_chosen, **_read(timings)}.get(key)
+    if choice not in BACKENDS:
         with _preserved(model, steps_on("graph")):
-            remembered[key] = _fastest(steps_on, data, shape, steps)
-        _write(timings, key, remembered[key])
-    _chosen[key] = remembered[key]
-    return remembered[key]
+            choice = _fastest(steps_on, data, shape, steps)
+    _chosen[key] = choice
+    return _agree(timings, key, choice)
 
 
 def _fastest(steps_on, data, shape, steps):
@@ -159,11 +158,17 @@ def _read(path):
     return choices if isinstance(choices, dict) else {}
 
 
-def _write(path, key, backend):
+def _agree(path, key, choice):
+    """Writes a choice to the file, unless another process came first."""
     if path is None:
-        return
+        return choice
+    choices = _read(path)
+    if choices.get(key) in BACKENDS:
+        return choices[key]
     # Written beside and renamed: a reader never sees half a file.
     part = pathlib.Path(f"{path}.{os.getpid()}")
-    choices = {**_read(path), key: backend}
-    part.write_text(json.dumps(choices, indent=2, sort_keys=True))
+    part.write_text(
+        json.dumps({**choices, key: choice}, indent=2, sort_keys=True)
+    )
     part.replace(path)
+    return choice

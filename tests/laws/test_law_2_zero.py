@@ -33,21 +33,40 @@ def test_every_optimizer_of_keras_is_tried():
     assert tried == zoo.kinds_of_optimizers()
 
 
+@pytest.fixture(scope="module")
+def model():
+    return sparse("sgd")
+
+
+def gradients(model, draw, poison=None):
+    """Random gradients; of pruned weights too, unless there is a poison."""
+    found = []
+    for variable in model.trainable_variables:
+        gradient = draw.normal(size=variable.shape).astype("float32")
+        mask = model.lottery.masks.get(variable.path)
+        if poison is not None and mask is not None:
+            gradient[~mask] = poison
+        found.append(tf.constant(gradient))
+    return found
+
+
 @pytest.mark.parametrize("name", zoo.OPTIMIZERS)
 @pytest.mark.parametrize("option", zoo.OPTIONS)
-def test_every_optimizer_with_every_option(name, option):
-    model = sparse(zoo.OPTIMIZERS[name](**zoo.OPTIONS[option]))
-    x, y = zoo.data()
-    before = zoo.weights(model)
-    zoo.train_eagerly(
-        model, model.optimizer, x, y, after_step=lambda: zoo.assert_zero(model)
+def test_every_optimizer_with_every_option(model, name, option):
+    optimizer = keras_lottery.optimizers.wrap_optimizer(
+        zoo.OPTIMIZERS[name](**zoo.OPTIONS[option])
     )
-    model.optimizer.finalize_variable_values(model.trainable_variables)
+    variables, draw = model.trainable_variables, np.random.default_rng(0)
+    before = zoo.weights(model)
+    for _ in range(4):
+        optimizer.apply(gradients(model, draw), variables)
+        zoo.assert_zero(model)
+    optimizer.finalize_variable_values(variables)
     zoo.assert_zero(model)
-    for a, b in zip(before, zoo.weights(model)):
-        # A bias may stay where clipping and a threshold meet.
-        assert not zoo.same(a, b) or a.ndim == 1
-        assert np.isfinite(b).all()
+    after = zoo.weights(model)
+    model.set_weights(before)
+    assert not any(zoo.same(a, b) for a, b in zip(before, after))
+    assert all(np.isfinite(array).all() for array in after)
 
 
 @pytest.mark.parametrize("kind", zoo.KINDS)
@@ -138,7 +157,7 @@ def test_an_unbuilt_model_trained_on_batch():
         zoo.assert_zero(model)
 
 
-@pytest.mark.parametrize("name", zoo.OPTIMIZERS)
+@pytest.mark.parametrize("name", ["SGD momentum", "Muon", "MultiOptimizer"])
 def test_a_loop_of_ones_own(name):
     model = zoo.build()
     masks = half(model)
@@ -185,47 +204,38 @@ def test_a_compiled_loop_of_ones_own():
 
 
 @pytest.mark.parametrize("name", zoo.OPTIMIZERS)
-def test_nan_does_not_hide_under_a_mask(name):
-    """NaN in a pruned weight's gradient and value leaves no trace."""
-    pair = [sparse(zoo.OPTIMIZERS[name](clipnorm=1.0)) for _ in range(2)]
-    for model, poison in zip(pair, (0.0, np.nan)):
-        variables = model.trainable_variables
-        optimizer = model.optimizer
-        zoo.meet(model)
-        optimizer.build(variables)
-        masks = model.lottery.masks
+def test_nan_does_not_hide_under_a_mask(model, name):
+    """NaN in the gradients of pruned weights leaves no trace anywhere."""
+    variables, before, ends = model.trainable_variables, model.get_weights(), []
+    for poison in (0.0, np.nan):
+        optimizer = keras_lottery.optimizers.wrap_optimizer(
+            zoo.OPTIMIZERS[name](global_clipnorm=1.0)
+        )
         draw = np.random.default_rng(0)
         for _ in range(3):
-            gradients = []
-            for variable in variables:
-                gradient = draw.normal(size=variable.shape).astype("float32")
-                if variable.path in masks:
-                    gradient[~masks[variable.path]] = poison
-                gradients.append(tf.constant(gradient))
-            optimizer.apply(gradients, variables)
+            optimizer.apply(gradients(model, draw, poison), variables)
             zoo.assert_zero(model)
-    a, b = (zoo.weights(model) for model in pair)
-    assert zoo.same(a, b)
-    assert zoo.same(*(zoo.optimizer_state(m.optimizer) for m in pair))
+        ends.append((zoo.weights(model), zoo.optimizer_state(optimizer)))
+        model.set_weights(before)
+    assert zoo.same(*ends)
+    assert all(np.isfinite(array).all() for array in ends[0][0])
 
 
 def test_nan_in_a_pruned_weight_is_selected_away():
     model = sparse("sgd")
+    before = zoo.weights(model)
     for path, variable in zoo.kernels(model).items():
         dead = ~model.lottery.masks[path]
         variable.assign(np.where(dead, np.nan, variable.numpy()))
         variable.assign(variable.constraint(variable))
-    zoo.assert_zero(model)
-    assert all(np.isfinite(w).all() for w in zoo.weights(model))
+    assert zoo.same(zoo.weights(model), before)
 
 
 def test_nan_in_a_live_weight_is_not_hidden():
     model = sparse("sgd")
     x, y = zoo.data()
     with pytest.warns(UserWarning, match="left NaN"):
-        zoo.fit(model, epochs=1) if model.stop_training else model.fit(
-            x * np.nan, y, verbose=0
-        )
+        model.fit(x * np.nan, y, verbose=0)
     assert model.lottery.level == 0 and not model.lottery.levels
 
 
