@@ -54,7 +54,10 @@ def tf_keras_like():
 
 # name: (what is called with a fresh model, what the message holds)
 ARGUMENTS = {
-    "rate=1": (lambda m: wrap(m, rate=1), "`rate` must be in [0, 1). Received: rate=1"),
+    "rate=1": (
+        lambda m: wrap(m, rate=1),
+        "`rate` must be in [0, 1). Received: rate=1",
+    ),
     "rate=1.2": (lambda m: wrap(m, rate=1.2), "rate=1.2"),
     "rate=-0.1": (lambda m: wrap(m, rate=-0.1), "rate=-0.1"),
     "rate=nan": (lambda m: wrap(m, rate=float("nan")), "rate=nan"),
@@ -63,17 +66,17 @@ ARGUMENTS = {
     "rate='20%'": (lambda m: wrap(m, rate="20%"), "rate='20%'"),
     "rate=array": (lambda m: wrap(m, rate=np.ones(2)), "`rate` must"),
     "rate=class": (lambda m: wrap(m, rate=schedules.Constant), "`rate` must"),
-    "output_rate=2": (lambda m: wrap(m, output_rate=2), "`output_rate` must"),
-    "output_rate='a'": (lambda m: wrap(m, output_rate="a"), "`output_rate` must"),
+    "output_rate=2": (lambda m: wrap(m, output_rate=2), "`output_rate` "),
+    "output_rate='a'": (lambda m: wrap(m, output_rate="a"), "`output_rate` "),
     "output_rate global": (
         lambda m: wrap(m, output_rate=0.1, scope="global"), "output_rate="
     ),
     "rates=list": (lambda m: wrap(m, rates=[0.1]), "`rates` must be a dict"),
     "rates=0.1": (lambda m: wrap(m, rates=0.1), "`rates` must be a dict"),
-    "rates value": (lambda m: wrap(m, rates={"head": 3}), "`rates['head']` must"),
-    "rates key int": (lambda m: wrap(m, rates={0: 0.1}), "key of `rates` must"),
-    "rates key None": (lambda m: wrap(m, rates={None: 0.1}), "key of `rates` must"),
-    "rates key class": (lambda m: wrap(m, rates={int: 0.1}), "key of `rates` must"),
+    "rates value": (lambda m: wrap(m, rates={"head": 3}), "`rates['head']`"),
+    "rates key int": (lambda m: wrap(m, rates={0: 0.1}), "key of `rates`"),
+    "rates key None": (lambda m: wrap(m, rates={None: 0.1}), "key of `rates`"),
+    "rates key class": (lambda m: wrap(m, rates={int: 0.1}), "key of `rates`"),
     "rates regex": (lambda m: wrap(m, rates={"(": 0.1}), "regular expression"),
     "rates no match": (
         lambda m: wrap(m, rates={"conv": 0.1}), "`rates` must name layers"

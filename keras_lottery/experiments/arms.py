@@ -2,12 +2,78 @@
 
 An arm is a function `(bench, level) -> Ticket`: the masks and the weights that
 training starts from. Through `bench` it sees the trial's initial weights and
-whatever was trained before; what is missing is trained when it is asked for.
+what was trained before it.
 """
+
+import dataclasses
 
 import numpy as np
 
+ARMS = {}
 
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One arm and what the laboratory must know to train it.
+
+    Args:
+        name: str.
+        start: function `(bench, level) -> Ticket`.
+        needs: function, level -> (arm, level) that must be trained before,
+            or `None`.
+        chain: bool, whether what it trains to is kept for a later level.
+        shown: bool, whether it is an arm of its own or serves another.
+    """
+
+    name: str
+    start: object
+    needs: object
+    chain: bool = False
+    shown: bool = True
+
+
+def arm(start=None, *, needs="ticket", chain=False, shown=True):
+    """Registers a function as an arm, by its name.
+
+    Args:
+        start: function `(bench, level) -> Ticket`.
+        needs: the arm of which the level before must be trained first, since
+            this one uses its masks or weights; a function from the level to
+            (arm, level); or `None`.
+        chain: bool: each level continues from the one before.
+        shown: bool: `False` if it only serves another arm.
+
+    Returns:
+        The function.
+
+    Example:
+
+    ```python
+    @arm
+    def doubled(bench, level):
+        start = bench.start("ticket", level)
+        weights = start.rewind_point.weights
+        return bench.with_weights(
+            start.masks, {path: 2 * w for path, w in weights.items()}
+        )
+    ```
+    """
+    if start is None:
+        return lambda function: arm(
+            function, needs=needs, chain=chain, shown=shown
+        )
+    before = start.__name__ if chain else needs
+
+    def needed(level):
+        if not before or not level:
+            return None
+        return before(level) if callable(before) else (before, level - 1)
+
+    ARMS[start.__name__] = Arm(start.__name__, start, needed, chain, shown)
+    return start
+
+
+@arm(chain=True)
 def ticket(bench, level):
     """Iterative pruning with rewinding.
 
@@ -19,28 +85,122 @@ def ticket(bench, level):
     return bench.pruned(bench.trained("ticket", level - 1))
 
 
-def reinit(bench, level):
+@arm
+def reinit(bench, level, draw="reinit"):
     """The ticket's masks, new weights drawn anew at each level.
 
-    Source: Frankle & Carbin, 1803.03635, sections 2 and 3 (random
+    Source: Frankle & Carbin, 1803.03635, section 2 (random
     reinitialisation).
     """
     masks = bench.start("ticket", level).masks
-    return bench.with_weights(masks, bench.new_weights("reinit", level))
+    return bench.with_weights(masks, bench.new_weights(draw, level))
 
 
-ARMS = {arm.__name__: arm for arm in (ticket, reinit)}
+@arm
+def reinit_2(bench, level):
+    """Another draw: the paper reinitialises each ticket three times."""
+    return reinit(bench, level, "reinit_2")
+
+
+@arm
+def reinit_3(bench, level):
+    """The third draw."""
+    return reinit(bench, level, "reinit_3")
+
+
+@arm
+def random_mask(bench, level):
+    """Random masks with the ticket's counts per layer, the initial weights.
+
+    Source: Frankle & Carbin, 1803.03635, section 3 and figure 4 (random
+    sparse networks).
+    """
+    masks = _shuffled(bench, level, "random_mask", level)
+    return bench.with_weights(masks, bench.initial)
+
+
+@arm
+def shuffled_mask(bench, level):
+    """The ticket's masks, the weights of each layer in another order.
+
+    One permutation per layer and trial, so that the masks of later levels
+    are nested in earlier ones, as the ticket's are.
+
+    Source: Frankle et al., 2009.08576, section 5 (shuffled within layers).
+    """
+    masks = _shuffled(bench, level, "shuffled_mask")
+    return bench.with_weights(masks, bench.initial)
+
+
+@arm
+def random_ticket(bench, level):
+    """Random masks with the ticket's counts per layer, and new weights."""
+    masks = _shuffled(bench, level, "random_ticket", level)
+    return bench.with_weights(masks, bench.new_weights("random_ticket", level))
+
+
+@arm(needs=lambda level: ("ticket", 0))
+def one_shot(bench, level):
+    """Straight from level 0 to the density of each level.
+
+    Rounds on the same scores remove what one round of the sum of their
+    counts removes.
+
+    Source: Frankle & Carbin, 1803.03635, section 2 and figure 4.
+    """
+    if level == 0:
+        return bench.dense()
+    start = bench.trained("ticket", 0)
+    trained = start.trained
+    for _ in range(level):
+        start = bench.pruned(start, trained)
+    return start
+
+
+@arm(chain=True, shown=False)
+def continued_search(bench, level):
+    """Trains on from the weights that the level before was trained to."""
+    if level == 0:
+        return bench.dense()
+    before = bench.trained("continued_search", level - 1)
+    return bench.with_weights(bench.pruned(before).masks, before.trained)
+
+
+@arm(needs="continued_search")
+def continued(bench, level):
+    """Masks found without rewinding, the initial weights.
+
+    Source: Frankle & Carbin, 1803.03635, appendix B (strategy 2).
+    """
+    masks = bench.start("continued_search", level).masks
+    return bench.with_weights(masks, bench.initial)
+
+
+@arm(chain=True)
+def lr_rewind(bench, level):
+    """Keeps the trained weights; optimizer and schedule start again.
+
+    Source: Renda et al., 2003.02389, section 3 (learning rate rewinding).
+    """
+    if level == 0:
+        return bench.dense()
+    before = bench.trained("lr_rewind", level - 1)
+    return bench.with_weights(bench.pruned(before).masks, before.trained)
 
 
 def check(names):
     """Refuses arms that are not known."""
     for name in names:
-        if name not in ARMS:
+        if name not in ARMS or not ARMS[name].shown:
+            known = [arm.name for arm in ARMS.values() if arm.shown]
             raise ValueError(
-                f"`arms` must be among {list(ARMS)}. Received: arms={name!r}"
+                f"`arms` must be among {known}. Received: arms={name!r}"
             )
 
 
-def ones(masks):
-    """Masks of the same shapes that keep everything."""
-    return {path: np.ones_like(mask) for path, mask in masks.items()}
+def _shuffled(bench, level, *purpose):
+    rng = np.random.default_rng(bench.seed(*purpose))
+    return {
+        path: rng.permutation(mask.ravel()).reshape(mask.shape)
+        for path, mask in bench.start("ticket", level).masks.items()
+    }

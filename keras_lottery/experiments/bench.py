@@ -5,7 +5,7 @@ import time
 import keras
 import numpy as np
 
-from keras_lottery.experiments.arms import ARMS, ones
+from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.results import Result
 from keras_lottery.experiments.seeds import derive
 from keras_lottery.optimizers import clear_pruned_slots
@@ -39,12 +39,12 @@ class Bench:
             return
         self.trial = trial
         self._starts.clear()
-        self._data = self.experiment.load_data(self._seed("split"))
+        self._data = self.experiment.load_data(self.seed("split"))
         if self.model is None:
             self._build()
         else:
             self._loop.set_data(self._data.train, self._data.validation)
-        self._initial = self._weights(self._seed("weights"))
+        self.initial = self._weights(self.seed("weights"))
 
     def _build(self):
         experiment = self.experiment
@@ -74,28 +74,46 @@ class Bench:
 
     def dense(self):
         """All weights, as initialised."""
-        return self.with_weights(ones(self.model.lottery.masks), self._initial)
+        masks = self.model.lottery.masks
+        ones = {path: np.ones_like(mask) for path, mask in masks.items()}
+        return self.with_weights(ones, self.initial)
 
     def with_weights(self, masks, weights):
         """A start from these masks and weights, the optimizer fresh."""
         return Ticket(masks, RewindPoint(0, weights, self._fresh))
 
+    def seed(self, *purpose):
+        """A seed of this trial for a purpose of its own."""
+        return derive(self.experiment.seed, self.trial, *purpose)
+
     def new_weights(self, *purpose):
         """Weights initialised by a seed for this purpose."""
-        return self._weights(self._seed(*purpose))
+        return self._weights(self.seed(*purpose))
 
-    def pruned(self, trained):
-        """The next level's start: pruned by `trained`, rewound."""
-        point = trained.rewind_point
+    def pruned(self, ticket, trained=None):
+        """The next level's start: pruned, rewound.
+
+        Args:
+            ticket: `Ticket` of a level.
+            trained: optional dict, weight path -> array, to prune by.
+                Defaults to what the ticket was trained to.
+
+        Returns:
+            A `Ticket`.
+        """
+        point = ticket.rewind_point
         masks = self.model.lottery.next_masks(
-            trained.level, trained.masks, point.weights, trained.trained
+            ticket.level,
+            ticket.masks,
+            point.weights,
+            ticket.trained if trained is None else trained,
         )
-        return Ticket(masks, point, trained.level + 1)
+        return Ticket(masks, point, ticket.level + 1)
 
     def start(self, arm, level):
         """The `Ticket` that training this level of this arm starts from."""
         if (arm, level) not in self._starts:
-            start = ARMS[arm](self, level)
+            start = ARMS[arm].start(self, level)
             start.level = level
             self._starts[arm, level] = start
         return self._starts[arm, level]
@@ -115,7 +133,7 @@ class Bench:
         return self.store.key(
             self.experiment.training(),
             self.start(arm, level),
-            [self._seed("split"), self._seed("order")],
+            [self.seed("split"), self.seed("order")],
         )
 
     def find(self, arm, level):
@@ -154,14 +172,14 @@ class Bench:
             clear_pruned_slots(self.model.optimizer)
         run = self._loop.train(
             self.experiment.iterations,
-            seed=self._seed("order"),
+            seed=self.seed("order"),
             start=point.step,
             progress=progress,
             visits=visits,
         )
         record = self._measure(run, start)
         record["seconds"] = time.perf_counter() - began
-        if arm == "ticket":
+        if ARMS[arm].chain:
             state = model_state(self.model)
             trained = {p: np.array(v.numpy()) for p, v in state.items()}
             ticket = Ticket(
@@ -188,9 +206,6 @@ class Bench:
             "final_val_accuracy": float(run.val_accuracy[-1]),
             "final_test_accuracy": self._loop.evaluate(test)[1],
         }
-
-    def _seed(self, *purpose):
-        return derive(self.experiment.seed, self.trial, *purpose)
 
     def _weights(self, seed):
         """Initial values of a model built with a seed."""

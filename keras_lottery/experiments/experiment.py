@@ -190,10 +190,7 @@ class Experiment:
 
     def training(self):
         """All that determines one training but weights, masks and seeds."""
-        pruning = ("data_dir", "rounds", "rate", "output_rate", "scope",
-                   "criterion", "trials", "arms", "seed")  # fmt: skip
-        fields = dataclasses.asdict(self)
-        return {k: v for k, v in fields.items() if k not in pruning}
+        return {name: getattr(self, name) for name in _OF_A_TRAINING}
 
     def run(self, run_dir, report=None):
         """Trains whatever of it is not in the run directory yet.
@@ -211,6 +208,20 @@ class Experiment:
         return run(self, run_dir, report)
 
 
+_OF_A_TRAINING = (
+    "dataset",
+    "model",
+    "dropout",
+    "iterations",
+    "batch_size",
+    "optimizer",
+    "learning_rate",
+    "momentum",
+    "warmup",
+    "drops",
+    "eval_every",
+    "early_stop_metric",
+)
 _FROM_RECIPE = (
     "scope",
     "batch_size",

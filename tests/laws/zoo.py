@@ -550,8 +550,12 @@ def masked(model, arrays, masks):
 
 def kernels(model):
     """Dict, path -> variable, of what is masked."""
-    paths = model.lottery.masks
-    return {v.path: v for v in model.trainable_variables if v.path in paths}
+    return {v.path: v for v in weighted(model, model.lottery)}
+
+
+def weighted(model, pruner):
+    """The variables that a pruner masks."""
+    return [v for v in model.trainable_variables if v.path in pruner.masks]
 
 
 def assert_zero(model):
