@@ -46,7 +46,7 @@ class TicketMask(keras.constraints.Constraint):
 
     def numpy(self):
         """The mask as a boolean array."""
-        return keras.ops.convert_to_numpy(self.mask).astype(bool)
+        return np.asarray(self.mask.numpy())
 
     def select(self, values):
         """`values` where the mask keeps, zero elsewhere."""

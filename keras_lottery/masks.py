@@ -54,8 +54,9 @@ def prune_layerwise(masks, rates, score):
 def prune_global(masks, rate, score):
     """Removes the lowest-scored survivors of all layers under one threshold.
 
-    Only one flat copy of the surviving scores is held; the scores themselves
-    are asked for twice, layer by layer, rather than kept.
+    One flat copy of the surviving scores is held while the threshold is
+    found; the scores themselves are asked for twice, layer by layer, rather
+    than kept.
 
     Args:
         masks: dict, path -> boolean array: the pool.
@@ -71,11 +72,19 @@ def prune_global(masks, rate, score):
     Source: Frankle & Carbin, 1803.03635, section 4 (deep networks are pruned
     globally).
     """
-    counts = {path: np.count_nonzero(mask) for path, mask in masks.items()}
-    survivors = sum(counts.values())
+    survivors = sum(np.count_nonzero(mask) for mask in masks.values())
     count = count_to_prune(rate, survivors)
     if not count:
         return {path: mask.copy() for path, mask in masks.items()}
+    cut = _Cut(_pool(masks, survivors, score), count, "the pool")
+    return {
+        path: cut.apply(np.asarray(score(path)), mask)
+        for path, mask in masks.items()
+    }
+
+
+def _pool(masks, survivors, score):
+    """The surviving scores of all layers, end to end."""
     pool, start = None, 0
     for path, mask in masks.items():
         scores = np.asarray(score(path))
@@ -84,14 +93,16 @@ def prune_global(masks, rate, score):
         if pool is None:
             pool = np.empty(survivors, dtype)
         pool = pool.astype(dtype, copy=False)
-        end = start + counts[path]
-        pool[start:end] = scores[mask]
-        start = end
-    cut = _Cut(pool, count, "the pool")
-    return {
-        path: cut.apply(np.asarray(score(path)), mask)
-        for path, mask in masks.items()
-    }
+        for part, kept in zip(_parts(scores), _parts(mask)):
+            end = start + np.count_nonzero(kept)
+            pool[start:end] = part[kept]
+            start = end
+    return pool
+
+
+def _parts(array):
+    """Flat views of an array: selecting from a whole one would copy it."""
+    return np.array_split(array.ravel(), array.size // 2**16 + 1)
 
 
 class _Cut:

@@ -219,7 +219,7 @@ class LotteryTicketPruner:
             return criteria.scores(
                 self._score,
                 initial[path],
-                keras.ops.convert_to_numpy(trained[path]),
+                np.asarray(trained[path]),
                 [self.seed or 0, level, index[path]],
             )
 
@@ -737,9 +737,7 @@ def _check_rewind_to(rewind_to):
 
 
 def _copy(state):
-    return {
-        p: np.array(keras.ops.convert_to_numpy(v)) for p, v in state.items()
-    }
+    return {p: np.asarray(v.numpy()) for p, v in state.items()}
 
 
 def _assign(state, values):

@@ -64,9 +64,7 @@ class RewindPoint:
         """Sets mask * theta_k' and all else the model holds."""
         for path, variable in model_state(model).items():
             mask, value = mask_of(variable), self.weights[path]
-            if mask is not None:
-                value = np.where(mask.numpy(), value, value.dtype.type(0))
-            variable.assign(value)
+            variable.assign(value if mask is None else mask.select(value))
 
     def restore_optimizers(self, model, optimizers=None):
         """Sets every variable of the optimizers, as `capture` takes them."""
@@ -138,7 +136,7 @@ def fits_optimizer(optimizer, state):
 
 
 def _copy(variable):
-    value = np.array(keras.ops.convert_to_numpy(variable))
+    value = np.asarray(variable.numpy())
     # Fresh slots are all zeros: pages that are never written cost no memory.
     return value if has_bits(value) else np.zeros(value.shape, value.dtype)
 

@@ -28,6 +28,11 @@ class LotteryModel:
         # `clone_model` builds from the class: the copy is a plain model.
         return cls.unwrapped_class(*args, **kwargs)
 
+    def __reduce__(self):
+        # Pickle finds a class by its name, and this one was made just now.
+        _, arguments = super().__reduce__()
+        return _unpickle, arguments
+
     def make_train_function(self, force=False):
         self.lottery.attach()
         return super().make_train_function(force)
@@ -65,6 +70,11 @@ class LotteryModel:
         path = os.path.join(inner_path, _TICKET)
         if os.path.exists(path):
             self.lottery.load(tickets.Ticket.load(path))
+
+
+def _unpickle(file):
+    # Keras' own way, through the `.keras` format; ours to import this module.
+    return keras.Model._unpickle_model(file)
 
 
 def wrap(model, **arguments):

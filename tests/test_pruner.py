@@ -417,14 +417,14 @@ def test_interrupted_fit_neither_prunes_nor_rewinds(error):
 
 
 def test_after_an_interrupt_the_rewind_point_is_that_of_the_whole_level():
-    model = wrapped(rewind_to=2)
+    model = wrapped(rewind_to=3)
     with pytest.raises(KeyboardInterrupt):
         fit(model, callbacks=[Interrupts(KeyboardInterrupt())])
     model.lottery.rewind()
     fit(model)
     point = model.lottery.rewind_point
-    assert point.step == 2
-    assert int(point.optimizers["optimizer"]["0:iteration"]) == 2
+    assert point.step == 3
+    assert int(point.optimizers["optimizer"]["0:iteration"]) == 3
 
 
 def test_fit_that_left_nan():

@@ -94,11 +94,6 @@ flags.DEFINE_string(
 
 
 def main():
-    if FLAGS.workers != 1:
-        raise ValueError(
-            "--workers must be 1: more processes are not supported yet. "
-            f"Received: --workers={FLAGS.workers}"
-        )
     # Late, so that --help and a wrong flag answer at once.
     from keras_lottery.experiments import FIELDS, Experiment, Progress
     from keras_lottery.report import against_density, summary
@@ -106,7 +101,7 @@ def main():
     experiment = Experiment(**{name: getattr(FLAGS, name) for name in FIELDS})
     run_dir = FLAGS.run_dir or f"runs/{experiment.dataset}_{experiment.model}"
     os.makedirs(run_dir, exist_ok=True)
-    results = experiment.run(run_dir, Progress())
+    results = experiment.run(run_dir, Progress(), FLAGS.workers)
     figure = os.path.join(run_dir, "figure.png")
     against_density(results, figure, experiment.title)
     print(summary(results))

@@ -2,10 +2,11 @@
 
 import dataclasses
 
+from keras_lottery.experiments.arms import arm
 from keras_lottery.experiments.experiment import Experiment
+from keras_lottery.experiments.progress import Progress
 from keras_lottery.experiments.results import Result
-from keras_lottery.experiments.runner import Progress
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Experiment))
 
-__all__ = ["FIELDS", "Experiment", "Progress", "Result"]
+__all__ = ["FIELDS", "Experiment", "Progress", "Result", "arm"]

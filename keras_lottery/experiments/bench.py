@@ -6,7 +6,6 @@ import keras
 import numpy as np
 
 from keras_lottery.experiments.arms import ARMS
-from keras_lottery.experiments.results import Result
 from keras_lottery.experiments.seeds import derive
 from keras_lottery.optimizers import clear_pruned_slots
 from keras_lottery.rewinding import RewindPoint, model_state
@@ -119,12 +118,8 @@ class Bench:
         return self._starts[arm, level]
 
     def trained(self, arm, level):
-        """The `Ticket` of a trained level, trained now if it was not."""
-        ticket = self.store.load_ticket(self.trial, arm, level)
-        if ticket is None or ticket.config["key"] != self.key(arm, level):
-            self.train(arm, level)
-            ticket = self.store.load_ticket(self.trial, arm, level)
-        return ticket
+        """The `Ticket` of a level that was trained."""
+        return self.store.load_ticket(self.trial, arm, level)
 
     # Training.
 
@@ -136,13 +131,6 @@ class Bench:
             [self.seed("split"), self.seed("order")],
         )
 
-    def find(self, arm, level):
-        """The `Result` of a training that is in the store, or `None`."""
-        record = self.store.load_record(self.key(arm, level))
-        if record is None:
-            return None
-        return Result(self.trial, arm, level, **record)
-
     def train(self, arm, level, progress=None):
         """Trains one level of one arm and stores what it came to.
 
@@ -150,9 +138,6 @@ class Bench:
             arm: str.
             level: int.
             progress: optional function of the iteration.
-
-        Returns:
-            A `Result`.
         """
         began = time.perf_counter()
         start, key = self.start(arm, level), self.key(arm, level)
@@ -187,7 +172,6 @@ class Bench:
             )
             self.store.save_ticket(self.trial, arm, ticket)
         self.store.save_record(key, record, run)
-        return Result(self.trial, arm, level, **record)
 
     def _measure(self, run, start):
         best = int(

@@ -192,20 +192,23 @@ class Experiment:
         """All that determines one training but weights, masks and seeds."""
         return {name: getattr(self, name) for name in _OF_A_TRAINING}
 
-    def run(self, run_dir, report=None):
+    def run(self, run_dir, progress=None, workers=1, executor=None):
         """Trains whatever of it is not in the run directory yet.
 
         Args:
             run_dir: str or path-like. The same experiment on the same
                 directory goes on where it was stopped.
-            report: optional `experiments.runner.Progress`.
+            progress: optional `Progress`. Defaults to silence.
+            workers: int, processes to train in. Defaults to 1, this process.
+            executor: optional `concurrent.futures.Executor` to train on
+                instead.
 
         Returns:
             A list of `Result`.
         """
         from keras_lottery.experiments.runner import run
 
-        return run(self, run_dir, report)
+        return run(self, run_dir, progress, workers, executor)
 
 
 _OF_A_TRAINING = (

@@ -1,148 +1,140 @@
-"""Runs an experiment into a run directory, level by level."""
+"""Coordinates the jobs of an experiment and writes its run directory."""
 
-import sys
-import time
+import concurrent.futures
+import functools
 
-from keras_lottery.experiments.bench import Bench
-from keras_lottery.experiments.results import to_csv
+from keras_lottery.experiments.arms import ARMS
+from keras_lottery.experiments.executors import Processes, Serial
+from keras_lottery.experiments.jobs import plan, run_job
+from keras_lottery.experiments.progress import Silence
+from keras_lottery.experiments.results import Result, to_csv
 from keras_lottery.experiments.store import Store
 
 
-def run(experiment, run_dir, progress=None):
+def run(experiment, run_dir, progress=None, workers=1, executor=None):
     """Trains whatever of an experiment is not in the run directory yet.
 
     After each training `results.csv` holds all that is known, so that a run
-    that is killed loses at most the training in progress.
+    that is killed loses at most the trainings in progress.
 
     Args:
         experiment: `Experiment`.
         run_dir: str or path-like.
         progress: optional `Progress`. Defaults to silence.
+        workers: int, processes to train in. Defaults to 1, this process.
+        executor: optional `concurrent.futures.Executor` to train on instead.
 
     Returns:
         A list of `Result`, by trial, arm and level.
     """
     store = Store(run_dir)
-    bench = Bench(experiment, store)
-    bench.open(0)
+    experiment.load_data(0)  # a missing data set is told before all else
     store.claim(experiment)
-    progress = progress or Silence()
-    plan = [
-        (trial, arm, level)
-        for trial in range(experiment.trials)
-        for level in range(experiment.rounds + 1)
-        for arm in experiment.arms
-    ]
-    progress.begin(len(plan), experiment.iterations)
-    results = {}
-    for trial, arm, level in plan:
-        bench.open(trial)
-        result = bench.find(arm, level)
-        if result is None:
-            progress.training(trial, arm, level)
-            result = bench.train(arm, level, progress.iteration)
-        results[trial, arm, level] = result
-        progress.done(result)
-        order = [
-            results[place]
-            for place in sorted(
-                results,
-                key=lambda p: (p[0], experiment.arms.index(p[1]), p[2]),
-            )
-        ]
-        store.write_text("results.csv", to_csv(order))
-    progress.end()
-    return order
+    if executor is None:
+        executor = Serial() if workers == 1 else Processes(workers)
+    coordinator = Coordinator(experiment, store, progress or Silence())
+    try:
+        return coordinator.run(executor)
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
-class Silence:
-    """Shows nothing."""
-
-    def begin(self, trainings, iterations):
-        """There are so many trainings of so many iterations."""
-
-    def training(self, trial, arm, level):
-        """One of them starts."""
-
-    def iteration(self, iteration):
-        """It has reached an iteration."""
-
-    def done(self, result):
-        """It was trained, or found."""
-
-    def end(self):
-        """All are done."""
-
-
-class Progress(Silence):
-    """A line for each training, and one that counts, with the time left.
+class Coordinator:
+    """Hands out what can be trained now, and writes what comes back.
 
     Args:
-        stream: where to. Defaults to stderr.
+        experiment: `Experiment`.
+        store: `Store`, which nobody else writes.
+        progress: `Progress`.
     """
 
-    def __init__(self, stream=None):
-        self.stream = stream or sys.stderr
-        self.live = self.stream.isatty()
+    def __init__(self, experiment, store, progress):
+        self.experiment = experiment
+        self.store = store
+        self.progress = progress
+        self.results = {}
+        self.keys = store.load_places()
 
-    def begin(self, trainings, iterations):
-        self.trainings, self.iterations = trainings, iterations
-        self.done_count = self.trained = self.found = 0
-        self.began = None
-
-    def training(self, trial, arm, level):
-        self.now = f"trial {trial} {arm} level {level}"
-        if self.began is None:
-            self.began = time.monotonic()
-        self.iteration(0)
-
-    def iteration(self, iteration):
-        if not self.live:
-            return
-        share = iteration / self.iterations
-        left = self._left(share)
-        self._live(
-            f"[{self.done_count}/{self.trainings}] {self.now}: iteration "
-            f"{iteration:,}/{self.iterations:,}, {left}"
-        )
-
-    def done(self, result):
-        self.done_count += 1
-        if self.began is None:
-            self.found += 1
-            return
-        self.trained += 1
-        self._live("")
-        print(
-            f"[{self.done_count}/{self.trainings}] trial {result.trial} "
-            f"{result.arm:<8} level {result.level:>2} "
-            f"density {result.density:7.2%}  "
-            f"early stop at {result.early_stop_iteration:>6,}  "
-            f"test accuracy {result.early_stop_test_accuracy:.2%}  "
-            f"{result.seconds:.1f} s, {self._left(0)}",
-            file=self.stream,
-            flush=True,
-        )
-
-    def end(self):
-        self._live("")
-        if self.found:
-            print(
-                f"{self.found} of {self.trainings} trainings were already "
-                "there.",
-                file=self.stream,
+    def run(self, executor):
+        """Runs all jobs on an executor; returns the list of `Result`."""
+        places = plan(self.experiment)
+        self.progress.begin(len(places), self.experiment.iterations)
+        waiting = [p for p in places if not self._found(p)]
+        self._write_results()
+        running = {}
+        slots = getattr(executor, "slots", len(places))
+        while waiting or running:
+            # The first job alone chooses the backend that all others use.
+            known = self.store.exists("timings.json")
+            for place in self._ready(waiting, slots if known else 1, running):
+                waiting.remove(place)
+                running[self._submit(executor, place)] = place
+            done, _ = concurrent.futures.wait(
+                running, return_when=concurrent.futures.FIRST_COMPLETED
             )
+            for future in done:
+                self._finish(running.pop(future), *future.result())
+        self.progress.end()
+        return self._write_results()
 
-    def _left(self, share):
-        done = self.trained + share
-        if done < 0.3:
-            return "time left unknown yet"
-        pace = (time.monotonic() - self.began) / done
-        seconds = pace * (self.trainings - self.done_count - share)
-        minutes, seconds = divmod(round(seconds), 60)
-        return f"{minutes} min {seconds:02d} s left"
+    def _found(self, place):
+        """Takes a place's result from the store, if it is all there."""
+        key = self.keys.get(place)
+        record = key and self.store.load_record(key)
+        if not record:
+            return False
+        if ARMS[place.arm].chain and not self.store.ticket_is_of(place, key):
+            return False
+        self._take(place, record, found=True)
+        return True
 
-    def _live(self, text):
-        if self.live:
-            self.stream.write("\r\x1b[K" + text)
-            self.stream.flush()
+    def _ready(self, waiting, slots, running):
+        free = slots - len(running)
+        ready = [
+            p for p in waiting if p.needs is None or p.needs in self.results
+        ]
+        return ready[: max(0, free)]
+
+    def _submit(self, executor, place):
+        inputs = ["timings.json"]
+        before = place.needs
+        if before:
+            inputs.append(
+                self.store.ticket_path(before.trial, before.arm, before.level)
+            )
+        known = self.store.known_keys()
+        if ARMS[place.arm].chain:
+            # Its ticket is wanted, not only its result.
+            known = set()
+        self.progress.training(place)
+        job = functools.partial(
+            run_job, self.experiment, place, self.store.take(inputs), known
+        )
+        if isinstance(executor, Serial):
+            return executor.submit(job, progress=self.progress.iteration)
+        return executor.submit(job)
+
+    def _finish(self, place, key, files):
+        for path, content in files.items():
+            self.store.put(path, content)
+        record = self.store.load_record(key)
+        if record is None:
+            raise OSError(f"The record of {place} could not be read back.")
+        self.keys[place] = key
+        self.store.save_places(self.keys)
+        self._take(place, record)
+        self._write_results()
+
+    def _take(self, place, record, found=False):
+        result = Result(place.trial, place.arm, place.level, **record)
+        self.results[place] = result
+        self.progress.done(result, found)
+
+    def _write_results(self):
+        arms = self.experiment.arms
+        shown = sorted(
+            (r for r in self.results.values() if r.arm in arms),
+            key=lambda r: (r.trial, arms.index(r.arm), r.level),
+        )
+        self.store.write_text("results.csv", to_csv(shown))
+        return shown

@@ -15,6 +15,7 @@ from absl import logging
 
 from keras_lottery import files
 from keras_lottery import masks as masks_lib
+from keras_lottery.experiments.jobs import Place
 from keras_lottery.tickets import Ticket
 
 _FORMAT = 1
@@ -87,27 +88,76 @@ class Store:
         return found and {name: array for _, name, array in found[1]}
 
     def _record(self, key):
-        return self.path("trainings", f"{key}.training")
+        return self.path(self.record_path(key))
+
+    def record_path(self, key):
+        """The path of a record within the run directory."""
+        return f"trainings/{key}.training"
+
+    def known_keys(self):
+        """The set of keys that have a record."""
+        directory = self.path("trainings")
+        if not os.path.isdir(directory):
+            return set()
+        return {
+            name.removesuffix(".training")
+            for name in os.listdir(directory)
+            if name.endswith(".training")
+        }
+
+    def load_places(self):
+        """Dict, `Place` -> key of its training."""
+        if not self.exists("places.json"):
+            return {}
+        with open(self.path("places.json")) as file:
+            rows = json.load(file)
+        return {Place(*place): key for *place, key in rows}
+
+    def save_places(self, keys):
+        """Writes the dict that `load_places` reads."""
+        rows = [[p.trial, p.level, p.arm, key] for p, key in keys.items()]
+        self.write_text("places.json", json.dumps(rows, indent=0))
 
     def save_ticket(self, trial, arm, ticket):
         """Writes the `Ticket` of a trained level."""
-        ticket.save(self.ticket_path(trial, arm, ticket.level))
+        path = self.ticket_path(trial, arm, ticket.level)
+        ticket.save(self.path(path))
 
     def load_ticket(self, trial, arm, level):
         """The `Ticket` of a trained level, or `None`."""
-        return _read(Ticket.load, self.ticket_path(trial, arm, level))
+        path = self.ticket_path(trial, arm, level)
+        return _read(Ticket.load, self.path(path))
+
+    def ticket_is_of(self, place, key):
+        """Whether a place's ticket is there, whole, and of this training."""
+        ticket = self.load_ticket(place.trial, place.arm, place.level)
+        return ticket is not None and ticket.config["key"] == key
 
     def ticket_path(self, trial, arm, level):
-        """Where the ticket of a level is."""
-        parts = ["tickets", f"trial_{trial}"]
-        if arm != "ticket":
-            parts.append(arm)
-        return self.path(*parts, f"level_{level:02d}.ticket")
+        """The path of a level's ticket within the run directory."""
+        branch = "" if arm == "ticket" else f"{arm}/"
+        return f"tickets/trial_{trial}/{branch}level_{level:02d}.ticket"
 
-    def write_text(self, name, text):
+    def exists(self, path):
+        """Whether the run directory has a file."""
+        return os.path.exists(self.path(path))
+
+    def take(self, paths):
+        """Dict, path -> bytes, of those files that exist."""
+        content = {}
+        for path in filter(self.exists, paths):
+            with open(self.path(path), "rb") as file:
+                content[path] = file.read()
+        return content
+
+    def put(self, path, content):
+        """Writes bytes to a file of the run directory, in one step."""
+        with files.atomic_file(self.path(path)) as file:
+            file.write(content)
+
+    def write_text(self, path, text):
         """Writes a text file in one step."""
-        with files.atomic_file(self.path(name)) as file:
-            file.write(text.encode())
+        self.put(path, text.encode())
 
     def claim(self, experiment):
         """Makes the directory that of an experiment.

@@ -69,16 +69,16 @@ def _draw(axes, results, column, scale):
     ticks = _ticks(arms)
     axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("density: weights remaining (%)")
+    axes.set_xlabel("density: weights left (%)")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _ticks(arms):
-    """Every other density, as the paper labels its axes."""
+    """A few of the densities, as the paper labels its axes."""
     densities = sorted(
         {round(100 * p.density, 2) for ps in arms.values() for p in ps},
         reverse=True,
     )
-    step = max(1, len(densities) // 9)
+    step = -(-len(densities) // 7)
     return densities[::step]

@@ -244,11 +244,7 @@ def test_a_callback_that_restores_the_best_weights_is_pruned_after():
             if not best or logs["val_loss"] < best["loss"]:
                 best.update(loss=logs["val_loss"], weights=zoo.weights(model))
 
-    stop = keras.callbacks.EarlyStopping(
-        patience=1, restore_best_weights=True
-    )
-    zoo.fit(
-        model, epochs=4, callbacks=[Best(), stop], validation_data=(x, y)
-    )
+    stop = keras.callbacks.EarlyStopping(patience=1, restore_best_weights=True)
+    zoo.fit(model, epochs=4, callbacks=[Best(), stop], validation_data=(x, y))
     trained = model.lottery.levels[0].trained_weights
     assert zoo.same(list(trained.values()), best["weights"])

@@ -119,9 +119,7 @@ def test_averages_swapped_in_and_out(name):
     recorder = zoo.Recorder()
     swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
     for _ in range(2):
-        zoo.fit(
-            model, callbacks=[swap, recorder], validation_data=zoo.data()
-        )
+        zoo.fit(model, callbacks=[swap, recorder], validation_data=zoo.data())
         zoo.assert_zero(model)
     assert not recorder.violations
 
@@ -136,6 +134,19 @@ def test_averages_written_back_after_pruning(rewind_to):
     for _ in range(3):
         zoo.fit(model, callbacks=[recorder])
     assert not recorder.violations
+
+
+def test_a_model_that_was_trained_before_it_was_wrapped():
+    """Its training function is compiled, its optimizer full of memories."""
+    options = {"use_ema": True, "ema_momentum": 0.9}
+    model = zoo.compiled(optimizer=zoo.OPTIMIZERS["Adam"](**options))
+    zoo.fit(model)
+    keras_lottery.wrap(model, masks=half(model), **MASKED)
+    recorder = zoo.Recorder()
+    for _ in range(2):
+        zoo.fit(model, callbacks=[recorder])
+    zoo.assert_zero(model)
+    assert not recorder.violations and model.lottery.level == 2
 
 
 def test_train_on_batch():
@@ -267,4 +278,6 @@ def test_embeddings_are_left_alone_unless_asked_for():
     model = zoo.build("embedding")
     keras_lottery.wrap(model)
     assert not any("embedding" in path for path in model.lottery.masks)
-    assert any("embedding" in p for p in zoo.search("embedding").model.lottery.masks)
+    assert any(
+        "embedding" in p for p in zoo.search("embedding").model.lottery.masks
+    )

@@ -64,9 +64,7 @@ def small_from(model, bias):
     """The small network with the weights of the big one."""
     small = dense(5, 5, bias)
     for i, (layer, big) in enumerate(zip(small.layers, model.layers)):
-        layer.set_weights(
-            [cut(w, i, w.ndim == 2) for w in big.get_weights()]
-        )
+        layer.set_weights([cut(w, i, w.ndim == 2) for w in big.get_weights()])
     return small
 
 

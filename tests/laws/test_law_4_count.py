@@ -149,7 +149,9 @@ def test_every_kind_of_model_loses_its_counts():
     for kind in ("sequential", "attention", "convolutions", "embedding"):
         search = zoo.search(kind)
         schedule = search.model.lottery.get_config()["rates"]
-        for before, after in zip(search.wrapped.masks, search.wrapped.masks[1:]):
+        for before, after in zip(
+            search.wrapped.masks, search.wrapped.masks[1:]
+        ):
             for path, mask in before.items():
                 rate = schedule[path]
                 if isinstance(rate, dict):  # half of 0.3 at outputs

@@ -68,7 +68,9 @@ class OwnTrainStep(keras.Model):
         x, y = data
         with tf.GradientTape() as tape:
             loss = self.compute_loss(x=x, y=y, y_pred=self(x, training=True))
-            loss = loss + 0.01 * keras.ops.sum(keras.ops.square(self.weights[0]))
+            loss = loss + 0.01 * keras.ops.sum(
+                keras.ops.square(self.weights[0])
+            )
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled, variables)

@@ -1,0 +1,88 @@
+"""Jobs: one training as a function of bytes, to run in any process.
+
+A worker needs no file system of the coordinator's: what a training builds on
+is sent to it, and what it came to is sent back. The coordinator alone writes
+the store.
+"""
+
+import dataclasses
+import functools
+import tempfile
+
+from keras_lottery.experiments.arms import ARMS
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Place:
+    """Where a training stands in an experiment."""
+
+    trial: int
+    level: int
+    arm: str
+
+    @property
+    def needs(self):
+        """The `Place` that must be trained before, or `None`."""
+        before = ARMS[self.arm].needs(self.level)
+        return before and Place(self.trial, before[1], before[0])
+
+
+def plan(experiment):
+    """Every `Place` of an experiment, those that others need included.
+
+    Returns:
+        A list in the order in which one worker should train them.
+    """
+    places = {}
+    for trial in range(experiment.trials):
+        for level in range(experiment.rounds + 1):
+            for arm in experiment.arms:
+                _add(places, Place(trial, level, arm))
+    return list(places)
+
+
+def _add(places, place):
+    if place.needs:
+        _add(places, place.needs)
+    places.setdefault(place)
+
+
+def run_job(experiment, place, inputs, known, progress=None):
+    """Trains one place, unless its training is known.
+
+    Args:
+        experiment: `Experiment`.
+        place: `Place`.
+        inputs: dict, path in the run directory -> bytes: what it builds on.
+        known: set of str, the keys of trainings that the store has.
+        progress: optional function of the iteration.
+
+    Returns:
+        A pair: its key, and a dict, path in the run directory -> bytes; empty
+        if the key is known.
+    """
+    bench = _bench(experiment)
+    store = bench.store
+    for path, content in inputs.items():
+        store.put(path, content)
+    bench.open(place.trial)
+    key = bench.key(place.arm, place.level)
+    if key in known:
+        return key, {}
+    bench.train(place.arm, place.level, progress)
+    paths = [store.record_path(key), "timings.json"]
+    if ARMS[place.arm].chain:
+        paths.append(store.ticket_path(place.trial, place.arm, place.level))
+    return key, store.take(paths)
+
+
+@functools.lru_cache(maxsize=1)
+def _bench(experiment):
+    """The bench of this process; it keeps its model and compilation."""
+    from keras_lottery.experiments.bench import Bench
+    from keras_lottery.experiments.store import Store
+
+    directory = tempfile.TemporaryDirectory(prefix="keras_lottery_")
+    bench = Bench(experiment, Store(directory.name))
+    bench.directory = directory  # goes with the bench
+    return bench
