@@ -16,7 +16,6 @@ import sys
 
 import common
 from absl import flags
-
 from benchmarks.machine import cores, load, machine
 from benchmarks.problem import NETWORKS, Problem
 from benchmarks.subjects import LOOP, SUBJECTS, main_metric, subjects_of

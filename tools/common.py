@@ -1,6 +1,7 @@
 """What all scripts share: a quiet start, and errors of one line."""
 
 import contextlib
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -72,3 +73,9 @@ def _start_tensorflow():
 
     # Devices and the XLA compiler announce themselves at their first use.
     tf.function(lambda x: x + 1, jit_compile=True)(tf.constant(1))
+
+
+if multiprocessing.current_process().name != "MainProcess":
+    # A worker process of the script imports this module before all others.
+    with quiet_tensorflow():
+        import keras_lottery  # noqa: F401

@@ -45,7 +45,7 @@ class Processes(concurrent.futures.Executor):
 
     def _pool(self, cores):
         pool = concurrent.futures.ProcessPoolExecutor(
-            1, self._context, _start_worker, (cores,)
+            1, self._context, _start_worker
         )
         pool.cores = cores
         return pool
@@ -63,6 +63,9 @@ class Processes(concurrent.futures.Executor):
         try:
             for attempt in range(self.attempts):
                 try:
+                    # A process inherits the cores of the thread that starts
+                    # it, and TensorFlow makes as many threads.
+                    os.sched_setaffinity(0, self._pools[slot].cores)
                     job = self._pools[slot].submit(function, *args, **kwargs)
                     future.set_result(job.result())
                     return
@@ -82,12 +85,6 @@ class Processes(concurrent.futures.Executor):
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start_worker(cores):
+def _start_worker():
     # Ctrl-C reaches the whole group; the coordinator stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.sched_setaffinity(0, cores)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(len(cores))
-    tf.config.threading.set_inter_op_parallelism_threads(len(cores))

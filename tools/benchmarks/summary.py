@@ -126,8 +126,9 @@ def _line(subject, metrics, main, memory):
         ("warm_up_seconds", 11, ".1f"),
     ):
         known = metric in metrics
-        text += f"{format(metrics[metric]['median'], form) if known else '':>{width}}"
-    return text
+        cell = format(metrics[metric]["median"], form) if known else ""
+        text += f"{cell:>{width}}"
+    return text.rstrip()
 
 
 def _number(value):

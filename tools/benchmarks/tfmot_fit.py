@@ -24,7 +24,7 @@ class TfmotFit:
         self._data = problem.data()
         self.model = pruning.prune_low_magnitude(
             _network(problem, tf_keras),
-            pruning.ConstantSparsity(0.5, 0, end_step=0, frequency=1),
+            pruning.ConstantSparsity(0.5, 0, end_step=1, frequency=1),
         )
         self.model.compile(
             tf_keras.optimizers.Adam(problem.learning_rate),

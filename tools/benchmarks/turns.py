@@ -60,7 +60,7 @@ def take_turns(subjects, problem, repetitions, tell, skip):
                     f"{repetitions}, {name}"
                 )
                 note(name, repetition, worker.run())
+        tell(f"{problem.network}: memory")
         for name, worker in workers.items():
-            tell(f"{problem.network}: memory of {name}")
             note(name, None, worker.finish())
     return rows, about
