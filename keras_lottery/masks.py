@@ -45,10 +45,13 @@ def prune_layerwise(masks, rates, score):
         if not count:
             pruned[path] = mask.copy()
             continue
-        scores = np.asarray(score(path))
-        cut = _Cut(scores[mask], count, path)
-        pruned[path] = cut.apply(scores, mask)
+        pruned[path] = _prune_one(np.asarray(score(path)), mask, count, path)
     return pruned
+
+
+def _prune_one(scores, mask, count, path):
+    # A function, so that the scores are gone before the next are asked for.
+    return _Cut(scores[mask], count, path).apply(scores, mask)
 
 
 def prune_global(masks, rate, score):
@@ -85,19 +88,27 @@ def prune_global(masks, rate, score):
 
 def _pool(masks, survivors, score):
     """The surviving scores of all layers, end to end."""
-    pool, start = None, 0
+    pool, end = None, 0
     for path, mask in masks.items():
         scores = np.asarray(score(path))
-        # Never narrower than a layer's scores: rounding would move the cut.
-        dtype = np.result_type(scores, *([] if pool is None else [pool]))
         if pool is None:
-            pool = np.empty(survivors, dtype)
+            pool = np.empty(survivors, scores.dtype)
+        # Never narrower than a layer's scores: rounding would move the cut.
+        dtype = np.result_type(pool.dtype, scores.dtype)
         pool = pool.astype(dtype, copy=False)
-        for part, kept in zip(_parts(scores), _parts(mask)):
-            end = start + np.count_nonzero(kept)
-            pool[start:end] = part[kept]
-            start = end
+        end = _fill(pool, end, scores, mask)
+        # Before the next are asked for.
+        del scores
     return pool
+
+
+def _fill(pool, start, scores, mask):
+    """Writes the surviving scores to `pool` and returns where they end."""
+    for part, kept in zip(_parts(scores), _parts(mask)):
+        end = start + np.count_nonzero(kept)
+        pool[start:end] = part[kept]
+        start = end
+    return start
 
 
 def _parts(array):

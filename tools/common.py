@@ -77,5 +77,6 @@ def _start_tensorflow():
 
 if multiprocessing.current_process().name != "MainProcess":
     # A worker process of the script imports this module before all others.
+    logging.set_verbosity(logging.ERROR)
     with quiet_tensorflow():
         import keras_lottery  # noqa: F401

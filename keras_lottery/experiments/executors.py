@@ -6,6 +6,7 @@ import os
 import queue
 import signal
 import threading
+import time
 
 
 class Serial(concurrent.futures.Executor):
@@ -88,3 +89,13 @@ class Processes(concurrent.futures.Executor):
 def _start_worker():
     # Ctrl-C reaches the whole group; the coordinator stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(
+        target=_end_with, args=(os.getppid(),), daemon=True
+    ).start()
+
+
+def _end_with(parent):
+    # A coordinator that was killed cannot stop its workers.
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

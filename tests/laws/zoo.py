@@ -368,10 +368,11 @@ def fit(model, kind="sequential", **arguments):
 # Optimizers.
 
 
-def _multi(**options):
+def _multi(matrices=None, **options):
     scale = options.pop("loss_scale_factor", None)
+    matrices = matrices or keras.optimizers.Adam
     kinds = [
-        keras.optimizers.Adam(0.02, name="for_matrices", **options),
+        matrices(0.02, name="for_matrices", **options),
         keras.optimizers.SGD(0.02, momentum=0.9, name="for_others", **options),
     ]
     return keras.optimizers.MultiOptimizer(
@@ -380,9 +381,10 @@ def _multi(**options):
     )
 
 
-def _loss_scaled(**options):
+def _loss_scaled(inner=None, **options):
+    inner = inner or keras.optimizers.Adam
     return keras.optimizers.LossScaleOptimizer(
-        keras.optimizers.Adam(0.02, **options), initial_scale=64.0
+        inner(0.02, **options), initial_scale=64.0
     )
 
 
@@ -414,7 +416,13 @@ OPTIMIZERS = {
     "Lamb": _of("Lamb", 0.02),
     "Lion": _of("Lion", 0.01),
     "LossScaleOptimizer": _loss_scaled,
+    "LossScaleOptimizer of Adafactor": functools.partial(
+        _loss_scaled, keras.optimizers.Adafactor
+    ),
     "MultiOptimizer": _multi,
+    "MultiOptimizer with Muon": functools.partial(
+        _multi, keras.optimizers.Muon
+    ),
     "Muon": _of("Muon", 0.02),
     "Nadam": _of("Nadam", 0.02),
     "ScheduleFreeAdamW": _of("ScheduleFreeAdamW", 0.02),

@@ -1,6 +1,7 @@
 """The figure: a bar for each subject, a panel for each network."""
 
 from benchmarks.subjects import SUBJECTS, main_metric
+from benchmarks.summary import number
 
 _OWN, _OTHERS, _BOUND = "#0072B2", "#999999", "#E69F00"
 
@@ -49,7 +50,7 @@ def _bars(axes, summary, network):
         ratio = spread.get("ratio")
         times = f"  ({ratio['median']:.2f}x)" if ratio else ""
         axes.annotate(
-            f"{spread['median']:,.3g} ms{times}",
+            f"{number(spread['median'])} ms{times}",
             (spread["high"], row),
             xytext=(4, 0),
             textcoords="offset points",

@@ -113,8 +113,8 @@ def table(summary, network, about=None):
 def _line(subject, metrics, main, memory):
     spread = metrics[main]
     ratio = spread.get("ratio")
-    text = f"{subject:<32}{_number(spread['median']):>10}"
-    text += f"{_number(spread['low']) + ' - ' + _number(spread['high']):>19}"
+    text = f"{subject:<32}{number(spread['median']):>10}"
+    text += f"{number(spread['low']) + ' - ' + number(spread['high']):>19}"
     if ratio:
         between = f"{ratio['low']:.2f} - {ratio['high']:.2f}"
         text += f"{ratio['median']:>8.2f}{between:>15}"
@@ -131,8 +131,8 @@ def _line(subject, metrics, main, memory):
     return text.rstrip()
 
 
-def _number(value):
-    """Three digits that mean something."""
+def number(value):
+    """A number as text, of at least three digits that mean something."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -140,7 +140,7 @@ def _notes(summary, main, about):
     notes = []
     loop = summary.get(LOOP, {})
     if "evaluated_step_ms" in loop:
-        step = _number(loop["evaluated_step_ms"]["median"])
+        step = number(loop["evaluated_step_ms"]["median"])
         backend = about.get(LOOP, {}).get("backend", "unknown")
         notes.append(
             f"The Loop, on the backend {backend}, takes {step} ms a step when "

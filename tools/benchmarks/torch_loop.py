@@ -30,13 +30,10 @@ class TorchLoop:
         self._model = _network(problem, torch.nn)
         self._loss = torch.nn.CrossEntropyLoss()
         self._masks = self._prune_half()
-        self._optimizer = torch.optim.Adam(
-            self._model.parameters(), lr=problem.learning_rate, fused=True
-        )
         threads, layout = self._choose()
         self.about = {
             "torch": torch.__version__,
-            "threads": threads,
+            "threads": threads, "mods": sorted(m for m in __import__("sys").modules if "." not in m),
             "memory_format": str(layout),
         }
 
@@ -69,6 +66,10 @@ class TorchLoop:
         self._torch.set_num_threads(threads)
         self._model.to(memory_format=layout)
         self._x = self._x.contiguous(memory_format=layout)
+        # Fused Adam takes its slots to lie in memory as the weights do now.
+        self._optimizer = self._torch.optim.Adam(
+            self._model.parameters(), lr=self._problem.learning_rate, fused=True
+        )
 
     def _seconds(self, steps):
         began = time.perf_counter()

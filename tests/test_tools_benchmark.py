@@ -1,0 +1,313 @@
+"""The benchmark's arithmetic, its processes, and tiny runs of its subjects."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+# Whatever imports TensorFlow is imported in the tests that need it: the
+# processes of the subjects below import this module.
+ROOT = pathlib.Path(__file__).parent.parent
+# The scripts import each other as Python runs them: from their directory.
+sys.path.insert(0, str(ROOT / "tools"))
+
+from benchmarks import figure, memory, pruning, summary  # noqa: E402
+from benchmarks.problem import Problem, share_kept  # noqa: E402
+from benchmarks.processes import Unavailable, Worker  # noqa: E402
+from benchmarks.subjects import LOOP, SUBJECTS, subjects_of  # noqa: E402
+from benchmarks.turns import Row, take_turns  # noqa: E402
+
+LENET = "lenet_300_100"
+TINY = Problem(
+    LENET, 3, 4, "adam", 1e-3, examples=20, shape=(6, 6, 1)
+)  # fmt: skip
+
+
+# Subjects without a framework, for the processes to hold.
+
+
+class Counting:
+    about = {"version": "1"}
+
+    def __init__(self, problem):
+        self.runs, self.steps = 0, problem.steps
+
+    def run(self):
+        print("what frameworks say must not reach the terminal")
+        self.runs += 1
+        return {"step_ms": 10.0 * self.runs, "pid": os.getpid()}
+
+    def finish(self):
+        return {"runs": self.runs}
+
+
+class Lacking(Counting):
+    def __init__(self, problem):
+        raise Unavailable("no module named that")
+
+
+class Failing(Counting):
+    def run(self):
+        raise ArithmeticError("on purpose")
+
+
+def here(name):
+    return f"{__name__}:{name}"
+
+
+def test_subjects_take_turns_in_processes_of_their_own(capfd):
+    told, skipped = [], []
+    rows, about = take_turns(
+        {"a": here("Counting"), "b": here("Counting"), "c": here("Lacking")},
+        TINY,
+        2,
+        told.append,
+        skipped.append,
+    )
+    assert about == {"a": {"version": "1"}, "b": {"version": "1"}}
+    assert len(skipped) == 1 and "no module named that" in skipped[0]
+    # The first run is warm-up and is not among them.
+    times = [r for r in rows if r.metric == "step_ms"]
+    assert [(r.subject, r.repetition, r.value) for r in times] == [
+        ("a", 1, 20.0),
+        ("b", 1, 20.0),
+        ("a", 2, 30.0),
+        ("b", 2, 30.0),
+    ]
+    pids = {r.subject: r.value for r in rows if r.metric == "pid"}
+    assert len({os.getpid(), *pids.values()}) == 3
+    once = {(r.subject, r.metric): r.value for r in rows if not r.repetition}
+    assert once["a", "runs"] == 3
+    assert once["b", "peak_rss_mb"] > 1
+    assert once["b", "warm_up_seconds"] > 0
+    assert any("repetition 2 of 2, b" in line for line in told)
+    assert "frameworks say" not in "".join(capfd.readouterr())
+
+
+def test_a_failure_in_a_process_is_told():
+    with pytest.raises(RuntimeError, match="on purpose"):
+        with Worker(here("Failing"), TINY) as worker:
+            worker.ready()
+
+
+# Arithmetic.
+
+
+def rows_of(subject, values, metric="step_ms", network=LENET):
+    return [
+        Row(subject, network, metric, repetition, value)
+        for repetition, value in enumerate(values, 1)
+    ]
+
+
+ROWS = [
+    *rows_of(LOOP, [1.0, 2.0, 4.0]),
+    *rows_of(LOOP, [1.5, 2.5, 4.5], "evaluated_step_ms"),
+    *rows_of("Keras fit", [3.0, 4.0, 20.0]),
+    *rows_of("matrix products alone", [0.5, 0.5, 0.8]),
+    Row("Keras fit", LENET, "peak_rss_mb", None, 1234.4),
+    Row("Keras fit", LENET, "density", None, 1.0),
+    *rows_of("Keras fit", [7.0], network="conv_2"),
+]
+
+
+def test_ratios_are_taken_within_a_repetition():
+    fit = summary.summarise(ROWS, LENET)["Keras fit"]
+    assert fit["step_ms"]["median"] == 4.0
+    assert fit["step_ms"]["low"] == 3.0
+    assert fit["step_ms"]["high"] == 20.0
+    # 3, 2 and 5: their median, which the ratio of medians, 2, is not.
+    assert fit["step_ms"]["ratio"] == {"median": 3.0, "low": 2.0, "high": 5.0}
+    assert fit["peak_rss_mb"]["median"] == 1234.4
+
+
+def test_the_table_shows_subjects_in_order_and_the_share_of_products():
+    text = summary.table(
+        summary.summarise(ROWS, LENET), LENET, {LOOP: {"backend": "xla"}}
+    )
+    lines = text.splitlines()
+    assert [line[:32].rstrip() for line in lines[1:4]] == [
+        LOOP,
+        "Keras fit",
+        "matrix products alone",
+    ]
+    assert lines[2].split()[2:] == (
+        "4 3 - 20 3.00 2.00 - 5.00 1,234 100.0%".split()
+    )
+    assert "backend xla, takes 2.5 ms" in lines[4]
+    assert "25% (20% - 50%)" in lines[5]
+
+
+def test_without_this_packages_subject_there_are_no_ratios():
+    known = summary.summarise(ROWS, "conv_2")
+    assert "ratio" not in known["Keras fit"]["step_ms"]
+    assert "7" in summary.table(known, "conv_2")
+
+
+def test_csv_and_figure_hold_everything(tmp_path):
+    summary.write_csv(ROWS, tmp_path / "rows.csv")
+    with open(tmp_path / "rows.csv") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == len(ROWS)
+    assert lines[0] == {
+        "subject": LOOP,
+        "network": LENET,
+        "metric": "step_ms",
+        "repetition": "1",
+        "value": "1.0",
+    }
+    summaries = {n: summary.summarise(ROWS, n) for n in (LENET, "conv_2")}
+    figure.draw(summaries, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_products_are_the_gradients_of_a_linear_network():
+    from benchmarks import products
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 7))
+    a, b = rng.normal(size=(7, 3)), rng.normal(size=(3, 2))
+    # Of the loss |y|^2 / 2, whose gradient in y is y.
+    first, second = products.step_products(x, [a, b], products.numpy_matmul)
+    y = x @ a @ b
+    np.testing.assert_allclose(second, (x @ a).T @ y)
+    np.testing.assert_allclose(first, x.T @ (y @ b.T))
+
+
+def test_flop_counts_every_product_once():
+    from benchmarks import products
+
+    counted = []
+
+    def matmul(a, b, transpose_a=False, transpose_b=False):
+        a, b = a.T if transpose_a else a, b.T if transpose_b else b
+        counted.append(2 * a.shape[0] * a.shape[1] * b.shape[1])
+        return a @ b
+
+    weights = [np.ones(s) for s in ((784, 300), (300, 100), (100, 10))]
+    products.step_products(np.ones((60, 784)), weights, matmul)
+    assert len(counted) == 8
+    assert sum(counted) == products.flop(60)
+
+
+def test_vgg_19_has_the_shapes_of_the_model():
+    from keras_lottery import models
+
+    model = models.vgg_19()
+    kernels = [
+        tuple(layer.kernel.shape)
+        for layer in model.layers
+        if hasattr(layer, "kernel")
+    ]
+    assert pruning.vgg_19_shapes() == kernels
+
+
+def test_sorting_prunes_what_prune_global_prunes():
+    from keras_lottery import masks
+
+    shapes = [(40, 30), (30, 5)]
+    subjects = [
+        subject(None, shapes)
+        for subject in (pruning.Global, pruning.Sort, pruning.Argsort)
+    ]
+    ours, *others = [subject.prune() for subject in subjects]
+    assert masks.density(ours) == pytest.approx(0.8)
+    for other in others:
+        for path, mask in ours.items():
+            np.testing.assert_array_equal(mask, other[path])
+    layerwise = pruning.Layerwise(None, shapes).finish()
+    assert layerwise["density"] == pytest.approx(0.8)
+    assert layerwise["extra_mb"] > 0
+
+
+def test_peak_memory_is_of_this_process():
+    held = np.ones(10_000_000)
+    assert memory.peak_rss() >= held.nbytes / 1e6
+
+
+def test_every_subject_runs_on_some_network():
+    for name, (where, networks) in SUBJECTS.items():
+        assert networks
+        assert subjects_of(networks[0], [name]) == {name: where}
+
+
+# Tiny runs.
+
+
+def test_the_problem_is_the_papers():
+    problem = Problem.of("resnet_18", 200)
+    assert problem.batch_size == 128
+    assert problem.momentum == 0.9 and problem.augment
+    assert problem.examples == 200 * 128
+    x, y = dataclasses.replace(problem, examples=7).data()
+    assert x.shape == (7, 32, 32, 3) and y.shape == (7,)
+    assert share_kept([np.eye(2), np.ones((1, 4))]) == 0.75
+
+
+@pytest.mark.parametrize(
+    "module, name, density",
+    [
+        ("loop", "CompiledLoop", 0.5),
+        ("fits", "PlainFit", 1.0),
+        ("fits", "WrappedFit", 0.5),
+    ],
+)
+def test_a_subject_trains_at_its_density(module, name, density):
+    subjects = __import__(f"benchmarks.{module}", fromlist=[name])
+    subject = getattr(subjects, name)(TINY)
+    assert subject.run()["step_ms"] > 0
+    assert subject.run()["step_ms"] > 0
+    assert subject.finish()["density"] == pytest.approx(density, abs=1e-3)
+
+
+def test_torch_trains_half_of_the_weights():
+    pytest.importorskip("torch")
+    from benchmarks.torch_loop import TorchLoop
+
+    for network in (LENET, "conv_2"):
+        subject = TorchLoop(dataclasses.replace(TINY, network=network))
+        assert subject.run()["step_ms"] > 0
+        density = subject.finish()["density"]
+        assert density == pytest.approx(0.5, abs=1e-3)
+
+
+def script(*arguments):
+    return subprocess.run(
+        [sys.executable, ROOT / "tools" / "benchmark.py", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_a_wrong_value_is_one_line():
+    result = script("--networks=lenet")
+    assert result.returncode == 2
+    assert result.stderr.strip().startswith("benchmark.py: --networks must")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_script_measures_every_subject(tmp_path):
+    result = script("--steps=2", "--repetitions=1", f"--output_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    with open(tmp_path / "benchmark.csv") as file:
+        rows = list(csv.DictReader(file))
+    halves = [
+        float(row["value"])
+        for row in rows
+        if row["metric"] == "density"
+        and row["network"] != "vgg_19"
+        and not row["subject"].startswith("Keras")
+    ]
+    assert halves == pytest.approx([0.5] * len(halves), abs=1e-3)
+    facts = json.loads((tmp_path / "benchmark.json").read_text())
+    assert facts["cores"] and facts["command"]
+    assert (tmp_path / "benchmark.png").stat().st_size > 10_000
+    assert LOOP in result.stdout
