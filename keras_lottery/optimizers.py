@@ -136,9 +136,7 @@ def _mask_averages(optimizer):
                     variable.assign(mask.select(variable))
         return update(trainable_variables)
 
-    _replace(
-        optimizer, "_update_model_variables_moving_average", masked_update
-    )
+    _replace(optimizer, "_update_model_variables_moving_average", masked_update)
 
 
 def _count_live_weights(optimizer):
@@ -148,11 +146,10 @@ def _count_live_weights(optimizer):
         keras.optimizers.Adafactor: ("_rms", _live_rms),
         keras.optimizers.Muon: ("lr_adjust", _live_lr_adjust),
     }
-    for kind, (name, live) in scale.items():
-        if isinstance(optimizer, kind):
-            break
-    else:
+    found = [how for kind, how in scale.items() if isinstance(optimizer, kind)]
+    if not found:
         return
+    ((name, live),) = found
     update_step, dense = optimizer.update_step, getattr(optimizer, name)
     current = []
 

@@ -1,12 +1,12 @@
 """LotteryTicketPruner: the algorithm.
 
-    rewind_point = capture()            # theta_0
-    for level in range(rounds + 1):
-        train()                         # mask * theta_0 -> mask * theta_T
-        record(level)
-        if level < rounds:
-            mask = prune(theta_T, mask) # per layer, `rate` of the survivors
-            rewind()                    # theta <- mask * theta_0
+rewind_point = capture()            # theta_0
+for level in range(rounds + 1):
+    train()                         # mask * theta_0 -> mask * theta_T
+    record(level)
+    if level < rounds:
+        mask = prune(theta_T, mask) # per layer, `rate` of the survivors
+        rewind()                    # theta <- mask * theta_0
 """
 
 import contextlib
@@ -16,16 +16,15 @@ import warnings
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_lottery import criteria, optimizers, rewinding, schedules, tickets
 from keras_lottery import masks as masks_lib
+from keras_lottery.attachment import Attachment
 from keras_lottery.callbacks import RoundCallback, with_callback
-from keras_lottery.constraints import TicketMask, mask_of
 from keras_lottery.levels import Levels
 from keras_lottery.rewinding import RewindPoint
 from keras_lottery.scopes import Rates, check_model, find_kernels
-from keras_lottery.tracing import TracingError
+from keras_lottery.starting import check_masks
 
 
 class LotteryTicketPruner:
@@ -104,22 +103,19 @@ class LotteryTicketPruner:
             rounds = schedules.check_integer("rounds", rounds, minimum=0)
         if seed is not None:
             seed = schedules.check_integer("seed", seed, minimum=0)
-        _check_masks(masks)
+        check_masks(masks)
         self.model = model
         self.rate, self.output_rate, self.rates = rate, output_rate, rates
         self.scope, self.criterion = scope, criterion
         self.rewind_to, self.rounds, self.seed = rewind_to, rounds, seed
         self.level = 0
         self.levels = Levels()
-        self._start = masks
-        self._kernels = {}
-        self._schedules = {}
-        self._rewind_point = None
-        self._delayed = None
-        self._known, self._given, self._at_begin = {}, {}, {}
+        self._attachment = Attachment(
+            model, self._rates, masks, self.capture, self._meet
+        )
+        self._rewind_point = self._delayed = None
+        self._at_begin = {}
         self._paused = self._started = False
-        # A training function compiled before would not know the masks.
-        model.train_function = None
         self.attach()
 
     # The algorithm.
@@ -195,10 +191,13 @@ class LotteryTicketPruner:
         if not any(r.index == self.level for r in self.levels):
             self.record()
         masks = self.next_masks(
-            self.level, self.masks, self._rewind_point.weights, self._kernels
+            self.level,
+            self.masks,
+            self._rewind_point.weights,
+            self._attachment.kernels,
         )
-        self._assign_masks(masks)
-        self._clear_pruned_slots()
+        self._attachment.assign_masks(masks)
+        self._attachment.clear_pruned_slots()
         self.level += 1
 
     def next_masks(self, level, masks, initial, trained):
@@ -228,7 +227,7 @@ class LotteryTicketPruner:
             return masks_lib.prune_global(masks, rate, score)
         rates = {
             path: schedules.rate_at(schedule, level, path)
-            for path, schedule in self._schedules.items()
+            for path, schedule in self._attachment.schedules.items()
         }
         return masks_lib.prune_layerwise(masks, rates, score)
 
@@ -242,8 +241,10 @@ class LotteryTicketPruner:
             return
         if self.rewind_to != "learning_rate":
             self._rewind_point.restore_weights(self.model)
-        self._rewind_point.restore_optimizers(self.model, self._optimizers())
-        self._clear_pruned_slots()
+        self._rewind_point.restore_optimizers(
+            self.model, self._attachment.optimizers()
+        )
+        self._attachment.clear_pruned_slots()
         if self._delayed is not None:
             self._delayed.restart()
 
@@ -255,7 +256,7 @@ class LotteryTicketPruner:
         """
         self._require_attached()
         self._rewind_point = RewindPoint.capture(
-            self.model, step, self._optimizers()
+            self.model, step, self._attachment.optimizers()
         )
 
     def record(self, history=None):
@@ -276,15 +277,12 @@ class LotteryTicketPruner:
     def masks(self):
         """Dict, weight path -> boolean array, `True` where it survives."""
         self._require_attached()
-        masks = {p: mask_of(v).numpy() for p, v in self._kernels.items()}
-        for mask in masks.values():
-            mask.flags.writeable = False
-        return masks
+        return self._attachment.masks()
 
     @property
     def attached(self):
         """Whether the model has been built and its kernels are masked."""
-        return bool(self._kernels)
+        return bool(self._attachment.kernels)
 
     @property
     def density(self):
@@ -338,7 +336,9 @@ class LotteryTicketPruner:
         named = isinstance(self.criterion, str)
         rates = {
             kernel.path: schedules.to_config(
-                self._schedules.get(kernel.path, schedules.Constant(0.0))
+                self._attachment.schedules.get(
+                    kernel.path, schedules.Constant(0.0)
+                )
             )
             for kernel in find_kernels(self.model)
         }
@@ -364,7 +364,11 @@ class LotteryTicketPruner:
         masks = {places[p]: mask for p, mask in ticket.masks.items()}
         for path, variable in self._state().items():
             pruned = path in masks and not masks[path].all()
-            if pruned and path not in self._kernels and variable.trainable:
+            if (
+                pruned
+                and path not in self._attachment.kernels
+                and variable.trainable
+            ):
                 raise ValueError(
                     "`rates` must not leave a weight alone that the ticket "
                     f"prunes. Received: {path!r}"
@@ -375,11 +379,10 @@ class LotteryTicketPruner:
             {places[path]: array for path, array in point.weights.items()},
             dict(point.optimizers),
         )
-        self._assign_masks({**self._all_kept(), **masks})
+        self._attachment.assign_masks(masks)
         self.level, self._started = ticket.level, ticket.level > 0
-        self._known.clear()
         self._rewind_point.restore_weights(self.model)
-        self._meet_optimizers()
+        self._attachment.meet_optimizers(again=True)
 
     # Contexts.
 
@@ -404,12 +407,12 @@ class LotteryTicketPruner:
         state = self._state()
         before, masks = _copy(state), self.masks
         try:
-            self._assign_masks(record.masks)
+            self._attachment.assign_masks(record.masks)
             _assign(state, record.trained_weights)
             with self.paused():
                 yield self.model
         finally:
-            self._assign_masks(masks)
+            self._attachment.assign_masks(masks)
             _assign(state, before)
 
     @contextlib.contextmanager
@@ -424,37 +427,18 @@ class LotteryTicketPruner:
     def wrap_optimizer(self, optimizer):
         """The same optimizer, for a custom loop: its gradients are masked
         and `rewind` sets it back."""
-        if all(o is not optimizer for o in self._optimizers().values()):
-            optimizers.wrap_optimizer(optimizer)
-            self._given[f"given_{len(self._given)}"] = optimizer
-        self._meet_optimizers()
+        self._attachment.give(optimizer)
         return optimizer
 
     # What `fit` needs of it.
 
     def attach(self, data=None):
-        """Puts a mask on every kernel and on every optimizer.
-
-        Called whenever the model is about to train, since layers and
-        optimizers may appear late. What is already there is left as it is.
+        """Puts masks and hooks on what of the model is there by now.
 
         Args:
             data: optional batch, to build an unbuilt model with.
         """
-        with tf.init_scope():
-            if not self._kernels:
-                if not _is_built(self.model):
-                    if data is None:
-                        return
-                    self.model._symbolic_build(data_batch=data)
-                try:
-                    self._install(data)
-                except TracingError:
-                    # A batch of data will tell the shapes of the inputs.
-                    if data is not None:
-                        raise
-                    return
-            self._meet_optimizers()
+        self._attachment.attach(data)
 
     def begin(self, steps=None):
         """Called when training starts: takes the rewind point at level 0.
@@ -478,14 +462,14 @@ class LotteryTicketPruner:
         # Callbacks may change a learning rate before an optimizer is built.
         self._at_begin = {
             name: rewinding.copies_of(optimizer.variables)
-            for name, optimizer in self._optimizers().items()
+            for name, optimizer in self._attachment.optimizers().items()
             if not optimizer.built
         }
         if first and late:
             self._delayed = rewinding.DelayedCapture(late)
             # One compiled before, while paused, would not count.
             self.model.make_train_function(force=True)
-        self._clear_pruned_slots()
+        self._attachment.clear_pruned_slots()
 
     def after_step(self, data):
         """Part of each compiled training step on a batch of data."""
@@ -513,45 +497,9 @@ class LotteryTicketPruner:
 
     def detach(self):
         """Takes masks and hooks off the model, which keeps its zeros."""
-        for variable in self._kernels.values():
-            variable.assign(mask_of(variable).select(variable))
-            variable.constraint = mask_of(variable).constraint
-        for optimizer in self._optimizers().values():
-            optimizers.unwrap_optimizer(optimizer)
+        self._attachment.detach()
 
     # Parts.
-
-    def _install(self, data):
-        kernels = find_kernels(self.model)
-        inputs = keras.utils.unpack_x_y_sample_weight(data)[0] if data else None
-        resolved = self._rates.resolve(kernels, self.model, inputs)
-        variables = {k.path: k.variable for k in kernels if k.path in resolved}
-        masks = _start_masks(self._start, variables, self.model)
-        for path, variable in variables.items():
-            constraint = TicketMask(variable.shape, variable.constraint)
-            if path in masks:
-                constraint.assign(masks[path])
-            variable.constraint = constraint
-            variable.assign(constraint.select(variable))
-        self._kernels, self._schedules = variables, resolved
-        self._rewind_point = RewindPoint.capture(
-            self.model, 0, self._optimizers()
-        )
-
-    def _meet_optimizers(self):
-        for name, optimizer in self._optimizers().items():
-            if self._known.get(name) is optimizer:
-                continue
-            if name in self._known:
-                optimizers.unwrap_optimizer(self._known[name])
-            self._known[name] = optimizer
-
-            def met(optimizer, name=name):
-                self._meet(name, optimizer)
-
-            optimizers.wrap_optimizer(optimizer, on_build=met)
-            if optimizer.built:
-                met(optimizer)
 
     def _meet(self, name, optimizer):
         """A new optimizer's fresh state belongs to the rewind point."""
@@ -580,21 +528,6 @@ class LotteryTicketPruner:
         self._delayed = None
         # The copies in the compiled step are not needed any more.
         self.model.train_function = None
-
-    def _assign_masks(self, masks):
-        for path, variable in self._kernels.items():
-            mask_of(variable).assign(masks[path])
-            variable.assign(mask_of(variable).select(variable))
-
-    def _clear_pruned_slots(self):
-        for optimizer in self._optimizers().values():
-            optimizers.clear_pruned_slots(optimizer)
-
-    def _all_kept(self):
-        return {p: np.ones(v.shape, bool) for p, v in self._kernels.items()}
-
-    def _optimizers(self):
-        return {**rewinding.optimizers_of(self.model), **self._given}
 
     def _state(self):
         return rewinding.model_state(self.model)
@@ -639,9 +572,9 @@ class LotteryTicketPruner:
             raise
 
     def _require_attached(self):
-        if not self._kernels:
+        if not self.attached:
             self.attach()
-        if not self._kernels:
+        if not self.attached:
             raise ValueError(
                 "The model must be built before it can be pruned: call it on "
                 f"a batch, or `fit` it. Received: model={self.model.name!r}"
@@ -680,50 +613,6 @@ _GO_ON = (
     "`lottery.rewind()` starts the level again; another `fit` goes on from "
     "the weights as they are."
 )
-
-
-def _is_built(model):
-    return model.built and all(
-        layer.built for layer in model._flatten_layers()
-    )
-
-
-def _start_masks(start, variables, model):
-    if start is None:
-        return {}
-    if isinstance(start, str):
-        return tickets.zeros_as_masks(variables)
-    if isinstance(start, tickets.Ticket):
-        places = start.match(model)
-        start = {places[path]: mask for path, mask in start.masks.items()}
-    for path, mask in start.items():
-        if path not in variables:
-            raise ValueError(
-                f"`masks` must name prunable weights {list(variables)}. "
-                f"Received: {path!r}"
-            )
-        if np.shape(mask) != tuple(variables[path].shape):
-            raise ValueError(
-                f"The mask of {path!r} must have shape "
-                f"{tuple(variables[path].shape)}. "
-                f"Received: shape={np.shape(mask)}"
-            )
-        if np.asarray(mask).dtype != bool:
-            raise ValueError(
-                f"The mask of {path!r} must be a boolean array. "
-                f"Received: dtype={np.asarray(mask).dtype}"
-            )
-    return start
-
-
-def _check_masks(masks):
-    if masks is None or (isinstance(masks, str) and masks == "zeros"):
-        return
-    if not isinstance(masks, (dict, tickets.Ticket)):
-        raise ValueError(
-            '`masks` must be None, "zeros", a dict from weight path to '
-            f"boolean array or a Ticket. Received: masks={masks!r}"
-        )
 
 
 def _check_rewind_to(rewind_to):

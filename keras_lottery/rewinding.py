@@ -162,10 +162,13 @@ class DelayedCapture:
         """Part of the training step: counts it and copies if it is due."""
         if self._shadows is None:
             # Once: a step may be traced again for another batch shape.
-            self._state = model_state(model), {
-                name: dict(enumerate(optimizer.variables))
-                for name, optimizer in optimizers_of(model).items()
-            }
+            self._state = (
+                model_state(model),
+                {
+                    name: dict(enumerate(optimizer.variables))
+                    for name, optimizer in optimizers_of(model).items()
+                },
+            )
             with tf.init_scope():
                 self._shadows = keras.tree.map_structure(_shadow, self._state)
         # A step that finds its dataset at an end is none.

@@ -52,8 +52,7 @@ class ToDensity:
     def __post_init__(self):
         if not _is_number(self.density) or not 0 < self.density <= 1:
             raise ValueError(
-                "`density` must be in (0, 1]. "
-                f"Received: density={self.density}"
+                f"`density` must be in (0, 1]. Received: density={self.density}"
             )
         check_integer("rounds", self.rounds, minimum=1)
 

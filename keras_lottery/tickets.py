@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import numpy as np
-
 from keras_lottery import files
 from keras_lottery import masks as masks_lib
 from keras_lottery.rewinding import RewindPoint, model_state
@@ -191,22 +189,3 @@ def match_weights(arrays, variables, names=None):
             f"{left!r} of shape {tuple(variables[left].shape)}."
         )
     return places
-
-
-def zeros_as_masks(variables):
-    """Masks of a model that is already sparse: its exact zeros are pruned.
-
-    Args:
-        variables: dict, path -> `keras.Variable`.
-
-    Returns:
-        A dict, path -> boolean array.
-    """
-    masks = {p: np.asarray(v.numpy()) != 0 for p, v in variables.items()}
-    empty = [path for path, mask in masks.items() if not mask.any()]
-    if empty:
-        raise ValueError(
-            f'masks="zeros" would prune all of {empty[0]!r}: it is '
-            "initialised to zeros, not sparse. Give a dict of masks instead."
-        )
-    return masks

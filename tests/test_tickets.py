@@ -12,7 +12,7 @@ from small import arrays, compiled, fit, mlp, same
 import keras_lottery
 from keras_lottery import Ticket, schedules
 from keras_lottery.rewinding import RewindPoint
-from keras_lottery.tickets import match_weights, zeros_as_masks
+from keras_lottery.tickets import match_weights
 from keras_lottery.wrapping import LotteryModel
 
 
@@ -282,15 +282,3 @@ def test_a_ticket_as_masks_takes_the_masks_alone():
     np.testing.assert_array_equal(
         arrays(fresh)[0], np.where(masks[0], before[0], 0)
     )
-
-
-def test_zeros_as_masks():
-    values = {"a": np.array([[0.0, -0.0], [1e-30, np.nan]])}
-    variables = {
-        p: keras.Variable(v, dtype="float64") for p, v in values.items()
-    }
-    masks = zeros_as_masks(variables)
-    np.testing.assert_array_equal(masks["a"], [[False, False], [True, True]])
-    variables["z"] = keras.Variable(np.zeros((2, 2)))
-    with pytest.raises(ValueError, match="would prune all of 'z'"):
-        zeros_as_masks(variables)

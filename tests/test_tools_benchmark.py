@@ -41,7 +41,11 @@ class Counting:
     def run(self):
         print("what frameworks say must not reach the terminal")
         self.runs += 1
-        return {"step_ms": 10.0 * self.runs, "pid": os.getpid()}
+        return {
+            "step_ms": 10.0 * self.runs,
+            "pid": os.getpid(),
+            "frameworks": len({"tensorflow", "torch"} & set(sys.modules)),
+        }
 
     def finish(self):
         return {"runs": self.runs}
@@ -82,6 +86,7 @@ def test_subjects_take_turns_in_processes_of_their_own(capfd):
     ]
     pids = {r.subject: r.value for r in rows if r.metric == "pid"}
     assert len({os.getpid(), *pids.values()}) == 3
+    assert not any(r.value for r in rows if r.metric == "frameworks")
     once = {(r.subject, r.metric): r.value for r in rows if not r.repetition}
     assert once["a", "runs"] == 3
     assert once["b", "peak_rss_mb"] > 1

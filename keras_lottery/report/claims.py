@@ -350,8 +350,7 @@ CLAIMS = [
     ),
     Claim(
         "C6a",
-        "LeNet: one-shot tickets stop early before dense, at 41 % "
-        "(section 2)",
+        "LeNet: one-shot tickets stop early before dense, at 41 % (section 2)",
         "for 67.5 to 17.6 %",
         _LENET,
         _sooner("one_shot", 0.41),

@@ -1,8 +1,9 @@
 """A process for each subject, that stays alive between repetitions."""
 
 import importlib
-import multiprocessing
 import os
+import pickle
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,24 +31,24 @@ class Worker:
 
     def __init__(self, where, problem):
         self.where = where
-        # Started anew, not forked: nothing of this process' frameworks,
-        # threads or memory is in it.
-        context = multiprocessing.get_context("spawn")
-        self._pipe, pipe = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(where, problem, pipe), daemon=True
+        # Started from nothing, and not by `multiprocessing`, which would run
+        # the script's imports in it: TensorFlow's beside PyTorch's.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _START],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
-        self._process.start()
-        pipe.close()
+        self._ask((where, problem), answered=False)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        self._pipe.close()
         if error[0] is not None:
             self._process.terminate()
-        self._process.join()
+        # It ends when there is nothing left to read.
+        self._process.communicate()
 
     def ready(self):
         """Waits until the subject has been made and run once, untimed.
@@ -68,18 +69,17 @@ class Worker:
         """What is measured once, after all repetitions: such a dict."""
         return self._ask("finish")
 
-    def _ask(self, question):
-        self._pipe.send(question)
-        return self._answer()
+    def _ask(self, question, answered=True):
+        pickle.dump(question, self._process.stdin)
+        self._process.stdin.flush()
+        return self._answer() if answered else None
 
     def _answer(self):
         try:
-            kind, answer = self._pipe.recv()
+            kind, answer = pickle.load(self._process.stdout)
         except EOFError:
-            self._process.join()
-            raise RuntimeError(
-                f"{self.where} ended with code {self._process.exitcode}."
-            ) from None
+            code = self._process.wait()
+            raise RuntimeError(f"{self.where} ended with {code}.") from None
         if kind == "unavailable":
             raise Unavailable(answer)
         if kind == "error":
@@ -87,33 +87,44 @@ class Worker:
         return answer
 
 
-def _serve(where, problem, pipe):
+_START = "from benchmarks.processes import serve; serve()"
+
+
+def serve():
+    """The other end: makes the subject and answers until nobody asks."""
+    questions = sys.stdin.buffer
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+
+    def answer(kind, value):
+        pickle.dump((kind, value), answers)
+        answers.flush()
+
     with tempfile.TemporaryFile() as chatter:
         # What frameworks print belongs to no one.
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
             os.dup2(chatter.fileno(), stream.fileno())
         try:
-            _answer_all(where, problem, pipe)
+            _answer_all(questions, answer)
         except (EOFError, KeyboardInterrupt, BrokenPipeError):
             pass
         except Unavailable as error:
-            pipe.send(("unavailable", str(error)))
+            answer("unavailable", str(error))
         except BaseException:
-            pipe.send(("error", traceback.format_exc()))
+            answer("error", traceback.format_exc())
 
 
-def _answer_all(where, problem, pipe):
+def _answer_all(questions, answer):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    where, problem = pickle.load(questions)
     module, name = where.split(":")
     began = time.perf_counter()
     subject = getattr(importlib.import_module(module), name)(problem)
     subject.run()
     warm_up = {"warm_up_seconds": time.perf_counter() - began}
-    pipe.send(("ready", (warm_up, getattr(subject, "about", {}))))
+    answer("ready", (warm_up, getattr(subject, "about", {})))
     while True:
-        if pipe.recv() == "run":
-            pipe.send(("values", subject.run()))
+        if pickle.load(questions) == "run":
+            answer("values", subject.run())
         else:
             peak = {"peak_rss_mb": memory.peak_rss()}
-            pipe.send(("values", {**peak, **subject.finish()}))
+            answer("values", {**peak, **subject.finish()})

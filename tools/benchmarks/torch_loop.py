@@ -33,7 +33,7 @@ class TorchLoop:
         threads, layout = self._choose()
         self.about = {
             "torch": torch.__version__,
-            "threads": threads, "mods": sorted(m for m in __import__("sys").modules if "." not in m),
+            "threads": threads,
             "memory_format": str(layout),
         }
 
