@@ -8,8 +8,9 @@ import pytest
 
 from keras_lottery import Ticket
 from keras_lottery.experiments import Experiment, Progress, Result
+from keras_lottery.experiments.jobs import Place
+from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.results import from_csv
-from keras_lottery.experiments.runner import Silence
 
 SMALL = Experiment(rounds=2, iterations=30, eval_every=10, trials=2)
 
@@ -86,7 +87,7 @@ def test_an_interrupted_run_goes_on_to_the_same_results(whole, tmp_path):
 
 def test_what_is_there_is_not_trained_again(whole):
     class Refuses(Silence):
-        def training(self, *place):
+        def training(self, place):
             raise AssertionError(f"{place} was trained again")
 
     directory, results = whole
@@ -107,7 +108,7 @@ def test_progress_tells_the_time_left():
     progress = Progress(stream)
     progress.begin(2, 100)
     for level in (0, 1):
-        progress.training(0, "ticket", level)
+        progress.training(Place(0, level, "ticket"))
         progress.iteration(50)
         progress.done(
             Result(0, "ticket", level, 0.5, 100, 50, 1, 1, 1, 1, 1, 1, 2.0)
