@@ -35,7 +35,8 @@ flags.DEFINE_list(
     "steps",
     None,
     "Training steps of a repetition: one number for each of --networks, or "
-    "one for all. Default: about two seconds of the compiled loop.",
+    "one for all; vgg_19 has none to train. Default: about two seconds of the "
+    "compiled loop.",
 )
 flags.DEFINE_list(
     "subjects",
