@@ -6,27 +6,30 @@ import os
 import sys
 import tempfile
 
-from absl import app, logging
+from absl import app, flags, logging
 
 
-def run(job):
-    """Runs a script's `job(flags)` as an absl app.
+def run(job, takes_arguments=False):
+    """Runs a script's job as an absl app.
 
     A wrong value ends it with one line and exit code 2, Ctrl-C with 130;
     only what nobody foresaw shows a stack trace.
 
     Args:
-        job: function of the parsed flags, without arguments.
+        job: function without arguments, or of the list of arguments.
+        takes_arguments: bool, whether the script takes any beside flags.
     """
 
     def main(argv):
-        if len(argv) > 1:
-            stop(f"{_script()}: stray arguments: {' '.join(argv[1:])}", 2)
+        arguments = argv[1:]
+        if arguments and not takes_arguments:
+            stop(f"{_script()}: stray arguments: {' '.join(arguments)}", 2)
         logging.set_verbosity(logging.WARNING)
         try:
+            _set_threads()
             with quiet_tensorflow():
                 import keras_lottery  # noqa: F401
-            job()
+            job(arguments) if takes_arguments else job()
         except KeyboardInterrupt:
             stop("Stopped. The same command goes on from here.", 130)
         except (ValueError, OSError, RuntimeError) as error:
@@ -35,6 +38,17 @@ def run(job):
             stop(f"{_script()}: {error}", 2)
 
     app.run(main)
+
+
+def _set_threads():
+    # TensorFlow reads it once, when it starts; workers inherit it.
+    threads = flags.FLAGS.get_flag_value("threads", None)
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(
+                f"--threads must be at least 1. Received: --threads={threads}"
+            )
+        os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)
 
 
 def _script():

@@ -87,6 +87,14 @@ flags.DEFINE_list(
     "arms", ["ticket", "reinit"], "What to train at each level, by name."
 )
 flags.DEFINE_integer("seed", 0, "Every other seed is derived from it.")
+flags.DEFINE_string(
+    "backend",
+    "auto",
+    "graph, xla or xla_update, or auto: measure a few steps of each.",
+)
+flags.DEFINE_integer(
+    "threads", None, "Threads of one operation. Default: one a core."
+)
 flags.DEFINE_integer("workers", 1, "Processes to train in.")
 flags.DEFINE_string(
     "run_dir", None, "Where everything goes. Default: runs/DATASET_MODEL."

@@ -66,6 +66,7 @@ class Bench:
             batch_size=experiment.batch_size,
             eval_every=experiment.eval_every,
             monitor=experiment.early_stop_metric,
+            backend=experiment.backend,
             timings=self.store.path("timings.json"),
         )
 

@@ -8,6 +8,7 @@ import keras
 from keras_lottery import criteria, datasets, models, recipes, schedules
 from keras_lottery.experiments import arms as arms_lib
 from keras_lottery.experiments.learning_rates import WarmupAndDrops
+from keras_lottery.training import BACKENDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Experiment:
         trials: int.
         arms: tuple of str.
         seed: int, from which all other seeds are derived.
+        backend: `"auto"`, which measures, or a backend of
+            `keras_lottery.training`. Backends differ in the last bits.
 
     Example:
 
@@ -74,6 +77,7 @@ class Experiment:
     trials: int = 1
     arms: tuple = ("ticket", "reinit")
     seed: int = 0
+    backend: str = "auto"
 
     def __post_init__(self):
         self._fill_in()
@@ -88,6 +92,7 @@ class Experiment:
         _check_choice("criterion", self.criterion, criteria.NAMES)
         metrics = ("val_loss", "val_accuracy")
         _check_choice("early_stop_metric", self.early_stop_metric, metrics)
+        _check_choice("backend", self.backend, ("auto", *BACKENDS))
         _check_positive("learning_rate", self.learning_rate)
         self._check_sizes()
         arms_lib.check(self.arms)
