@@ -42,7 +42,7 @@ def run(job, takes_arguments=False):
 
 def _set_threads():
     # TensorFlow reads it once, when it starts; workers inherit it.
-    threads = flags.FLAGS.get_flag_value("threads", None)
+    threads = getattr(flags.FLAGS, "threads", None)
     if threads is not None:
         if threads < 1:
             raise ValueError(
