@@ -4,7 +4,8 @@ import pytest
 
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.arms import ARMS, arm
-from keras_lottery.experiments.jobs import Place, plan, run_job
+from keras_lottery.experiments.jobs import run_job
+from keras_lottery.experiments.places import Place, plan
 
 SMALL = Experiment(rounds=1, iterations=20, eval_every=10)
 

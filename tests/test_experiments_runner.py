@@ -8,7 +8,7 @@ import pytest
 
 from keras_lottery import Ticket
 from keras_lottery.experiments import Experiment, Progress, Result
-from keras_lottery.experiments.jobs import Place
+from keras_lottery.experiments.places import Place
 from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.results import from_csv
 

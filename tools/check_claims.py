@@ -12,6 +12,7 @@ import common
 def main(run_dirs):
     from keras_lottery.experiments.results import from_csv
     from keras_lottery.report import claims
+    from keras_lottery.report.paper import CLAIMS
 
     if not run_dirs:
         raise ValueError("Give one or more run directories.")
@@ -21,7 +22,7 @@ def main(run_dirs):
             experiment = json.load(file)
         with open(os.path.join(run_dir, "results.csv")) as file:
             runs.append((experiment, from_csv(file.read())))
-    print(claims.table(claims.check(runs)))
+    print(claims.table(claims.check(CLAIMS, runs)))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ import functools
 
 from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.executors import Processes, Serial
-from keras_lottery.experiments.jobs import plan, run_job
+from keras_lottery.experiments.jobs import run_job
+from keras_lottery.experiments.places import plan
 from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.results import Result, to_csv
 from keras_lottery.experiments.store import Store
+from keras_lottery.schedules import check_integer
 
 
 def run(experiment, run_dir, progress=None, workers=1, executor=None):
@@ -27,6 +29,7 @@ def run(experiment, run_dir, progress=None, workers=1, executor=None):
     Returns:
         A list of `Result`, by trial, arm and level.
     """
+    check_integer("workers", workers, minimum=1)
     store = Store(run_dir)
     experiment.load_data(0)  # a missing data set is told before all else
     store.claim(experiment)

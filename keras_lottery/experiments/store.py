@@ -15,7 +15,7 @@ from absl import logging
 
 from keras_lottery import files
 from keras_lottery import masks as masks_lib
-from keras_lottery.experiments.jobs import Place
+from keras_lottery.experiments.places import Place
 from keras_lottery.tickets import Ticket
 
 _FORMAT = 1

@@ -52,16 +52,14 @@ def test_statistics_and_seeds_are_among_what_is_rewound():
 
 
 @pytest.mark.parametrize("name", zoo.OPTIMIZERS)
-@pytest.mark.parametrize("option", ["plain", "use_ema"])
-def test_every_variable_of_every_optimizer_goes_back(name, option):
+def test_every_variable_of_every_optimizer_goes_back(name):
     x, y = zoo.data()
-    fresh = zoo.compiled(optimizer=zoo.OPTIMIZERS[name](**zoo.OPTIONS[option]))
+    options = zoo.OPTIONS["use_ema"]
+    fresh = zoo.compiled(optimizer=zoo.OPTIMIZERS[name](**options))
     fresh.optimizer.build(fresh.trainable_variables)
     expected = zoo.optimizer_state(fresh.optimizer)
 
-    model = zoo.compiled(
-        optimizer=zoo.OPTIMIZERS[name](**zoo.OPTIONS[option]), wrap={}
-    )
+    model = zoo.compiled(optimizer=zoo.OPTIMIZERS[name](**options), wrap={})
     zoo.train_eagerly(model, model.optimizer, x, y)
     trained = zoo.optimizer_state(model.optimizer)
     assert not zoo.same(trained, expected)
@@ -117,7 +115,6 @@ def with_dead_slots_cleared(model, state, masks):
 
 LATE = [
     ("sequential", 3, {"steps_per_execution": 2}),
-    ("sequential", 4, {"steps_per_execution": 4}),
     ("sequential", 6, {}),
     ("normalised", 5, {}),
     ("unbuilt_sequential", 1, {"steps_per_execution": 3}),

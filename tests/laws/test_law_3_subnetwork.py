@@ -92,7 +92,7 @@ def test_every_optimizer(name):
     losses = []
     for network in (model, small):
         network.compile(zoo.OPTIMIZERS[name](), "mse")
-        losses.append(zoo.train_eagerly(network, network.optimizer, x, y, 4))
+        losses.append(zoo.train_eagerly(network, network.optimizer, x, y))
     assert any(not zoo.same(a, b) for a, b in zip(start, small.get_weights()))
     assert_agree(model, small, *losses)
 
@@ -104,14 +104,14 @@ def pair():
     return model, small_from(model, bias=False)
 
 
-@pytest.mark.parametrize("option", zoo.OPTIONS)
+@pytest.mark.parametrize("option", zoo.CROSSED)
 @pytest.mark.parametrize("name", zoo.OPTIMIZERS)
 def test_every_optimizer_with_every_option(pair, name, option):
     """The same gradients for both, and noise where there is no weight."""
     starts, draw = [n.get_weights() for n in pair], np.random.default_rng(0)
     optimizers = [zoo.OPTIMIZERS[name](**zoo.OPTIONS[option]) for _ in pair]
     keras_lottery.optimizers.wrap_optimizer(optimizers[0])
-    for _ in range(4):
+    for _ in range(3):
         gradients = []
         for variable in pair[0].trainable_variables:
             gradient = draw.normal(size=variable.shape)
@@ -159,15 +159,21 @@ def structural_rates(model):
     }
 
 
-# Those to which a slot of a weight that is no more makes a difference, and
-# others. Not Adafactor: its second moments are means over rows and columns, of
-# which the dense network's part cannot be told from the rest.
-LATE = ["Lamb", "Muon", "Adam", "LossScaleOptimizer", "Ftrl"]
+# Not Adafactor: its second moments are means over rows and columns, of which
+# the dense network's part cannot be told from the rest.
+LATE = [
+    ("Adam", "use_ema", 2),
+    ("Adam", "clipnorm", None),
+    ("Ftrl", "plain", 2),
+    ("Lamb", "plain", 2),
+    ("Lamb", "clipnorm", None),
+    ("LossScaleOptimizer", "use_ema", 2),
+    ("Muon", "plain", 2),
+    ("Muon", "use_ema", None),
+]
 
 
-@pytest.mark.parametrize("rewind_to", [2, None])
-@pytest.mark.parametrize("option", ["plain", "use_ema", "clipnorm"])
-@pytest.mark.parametrize("name", LATE)
+@pytest.mark.parametrize("name, option, rewind_to", LATE)
 def test_from_a_state_of_the_dense_network(name, option, rewind_to):
     """A rewind point past initialisation holds the dense network's slots."""
     x, y = zoo.data()
@@ -212,7 +218,7 @@ def convolution(channels):
     )
 
 
-@pytest.mark.parametrize("name", ["SGD momentum", "Adam", "Adafactor", "Lamb"])
+@pytest.mark.parametrize("name", ["Adafactor", "Lamb"])
 def test_a_channel_of_a_convolution_by_fit(name):
     alive = np.array([0, 2, 5])
     options = {"global_clipnorm": 0.05}

@@ -150,6 +150,10 @@ OPTIONS = {
 }
 
 
+# What every optimizer is crossed with; the last has all that `use_ema` does.
+CROSSED = [name for name in OPTIONS if name != "use_ema"]
+
+
 def kinds_of_optimizers():
     """Names of all optimizer classes that Keras offers."""
     return {

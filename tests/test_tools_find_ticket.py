@@ -1,0 +1,99 @@
+"""The main job as a user runs it: a process of its own."""
+
+import csv
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def start(*flags):
+    return subprocess.Popen(
+        [sys.executable, "tools/find_ticket.py", *flags],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(*flags):
+    process = start(*flags)
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
+def rows(run_dir):
+    """The rows of `results.csv`, without the times."""
+    with open(run_dir / "results.csv") as file:
+        return [row[:-1] for row in csv.reader(file)]
+
+
+SMALL = ("--rounds=1", "--iterations=40", "--backend=graph")
+
+
+def test_it_ends_with_a_table_and_says_where_everything_is(tmp_path):
+    code, out, err = finish(*SMALL, f"--run_dir={tmp_path}")
+    assert code == 0, err
+    assert "density" in out and str(tmp_path) in out
+    assert len(rows(tmp_path)) == 1 + 2 * 2
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert (tmp_path / "tickets/trial_0/level_01.ticket").exists()
+    # TensorFlow's greetings stay out of it.
+    assert all(line.startswith("[") for line in err.splitlines()), err
+    code, out, err = finish(
+        "--rounds=1", "--iterations=50", f"--run_dir={tmp_path}"
+    )
+    assert code == 2 and err.count("\n") == 1
+    assert "iterations=40 before, 50 now" in err
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--rate=1.2"], "`rate` must be in [0, 1). Received: rate=1.2"),
+        (["--arms=tiket"], "`arms` must be among"),
+        (["stray"], "stray arguments: stray"),
+        (["--workers=0"], "`workers` must be"),
+    ],
+)
+def test_a_wrong_value_is_one_line(flags, message, tmp_path):
+    code, out, err = finish(*flags, f"--run_dir={tmp_path / 'run'}")
+    assert code == 2 and err.count("\n") == 1 and message in err
+    assert not (tmp_path / "run" / "results.csv").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_killed_at_random_moments_ends_in_the_same_results(
+    tmp_path, workers
+):
+    flags = ("--rounds=3", "--iterations=400", "--trials=2")
+    flags += ("--arms=ticket,reinit,one_shot", f"--workers={workers}")
+    code, _, err = finish(*flags, f"--run_dir={tmp_path / 'whole'}")
+    assert code == 0, err
+    moments = random.Random(0)
+    killed = 0
+    for _ in range(20):
+        process = start(*flags, f"--run_dir={tmp_path / 'killed'}")
+        try:
+            # Its start takes seconds; then trainings follow each other.
+            process.wait(moments.uniform(4, 16))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += 1
+        process.communicate()
+        time.sleep(0.1)
+    assert killed >= 3
+    code, _, err = finish(*flags, f"--run_dir={tmp_path / 'killed'}")
+    assert code == 0, err
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
