@@ -447,6 +447,7 @@ class LotteryTicketPruner:
             steps: optional int, the steps it will take, if that is known.
         """
         self.attach()
+        self._attachment.clear_pruned_slots()
         if self._paused or self._done:
             return
         first = self.level == 0 and not self._started
@@ -469,7 +470,6 @@ class LotteryTicketPruner:
             self._delayed = rewinding.DelayedCapture(late)
             # One compiled before, while paused, would not count.
             self.model.make_train_function(force=True)
-        self._attachment.clear_pruned_slots()
 
     def after_step(self, data):
         """Part of each compiled training step on a batch of data."""
