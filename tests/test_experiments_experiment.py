@@ -40,6 +40,13 @@ def test_the_schedule_of_the_deep_networks():
 
 
 @pytest.mark.parametrize(
+    "iterations, step", [(1000, 20), (99, 1), (50, 1), (2, 1), (1, 0)]
+)
+def test_late_rewinding_is_to_a_fiftieth_of_the_iterations(iterations, step):
+    assert Experiment(iterations=iterations).late_rewind_to == step
+
+
+@pytest.mark.parametrize(
     "wrong, message",
     [
         ({"model": "lenet"}, "`model` must be one of"),
@@ -52,6 +59,8 @@ def test_the_schedule_of_the_deep_networks():
         ({"criterion": "size"}, "`criterion` must be one of"),
         ({"rewind_to": -5}, "`rewind_to` must be an integer, at least 0"),
         ({"rewind_to": 1000}, "`rewind_to` must be at most 999"),
+        ({"late_rewind_to": -1}, "`late_rewind_to` must be an integer"),
+        ({"late_rewind_to": 1000}, "`late_rewind_to` must be at most 999"),
         ({"iterations": 0}, "`iterations` must be an integer, at least 1"),
         ({"batch_size": 0}, "`batch_size` must be an integer, at least 1"),
         ({"optimizer": "adan"}, "`optimizer` must name a Keras optimizer"),

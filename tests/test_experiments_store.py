@@ -1,5 +1,6 @@
 """The store: found again, never trusted when damaged."""
 
+import json
 import types
 
 import numpy as np
@@ -75,6 +76,23 @@ def test_tickets_lie_where_the_readme_says(tmp_path):
     assert (tmp_path / "tickets/trial_0/level_07.ticket").exists()
     assert store.load_ticket(0, "ticket", 7).level == 7
     assert store.load_ticket(0, "ticket", 8) is None
+
+
+def test_a_run_from_before_a_setting_was_known_had_its_default(tmp_path):
+    store, now = Store(tmp_path), Experiment(iterations=500)
+    store.claim(now)
+    path = tmp_path / "experiment.json"
+    flags = json.loads(path.read_text())
+    assert flags.pop("late_rewind_to") == 10
+    path.write_text(json.dumps(flags))
+    with pytest.raises(ValueError, match="late_rewind_to=10 before, 20 now"):
+        store.claim(Experiment(iterations=500, late_rewind_to=20))
+    assert "late_rewind_to" not in json.loads(path.read_text())
+    store.claim(now)
+    assert json.loads(path.read_text())["late_rewind_to"] == 10
+    path.write_text(json.dumps({**flags, "forgotten": 1}))
+    with pytest.raises(ValueError, match="forgotten=1 before, None now"):
+        store.claim(now)
 
 
 def test_other_settings_are_refused_naming_the_difference(tmp_path):

@@ -48,6 +48,11 @@ flags.DEFINE_integer(
     "rewind_to", 0, "Training step to rewind to; 0 is initialisation."
 )
 flags.DEFINE_integer(
+    "late_rewind_to",
+    None,
+    "That of the arm late_rewind. Default: a fiftieth of the budget.",
+)
+flags.DEFINE_integer(
     "iterations",
     None,
     "Budget of each training. Default: 1,000 on digits, else the paper's.",
@@ -103,17 +108,16 @@ flags.DEFINE_string(
 
 def main():
     # Late, so that --help and a wrong flag answer at once.
+    from keras_lottery import report
     from keras_lottery.experiments import FIELDS, Experiment, Progress
-    from keras_lottery.report import against_density, summary
 
     experiment = Experiment(**{name: getattr(FLAGS, name) for name in FIELDS})
     run_dir = FLAGS.run_dir or f"runs/{experiment.dataset}_{experiment.model}"
     os.makedirs(run_dir, exist_ok=True)
     results = experiment.run(run_dir, Progress(), FLAGS.workers)
-    figure = os.path.join(run_dir, "figure.png")
-    against_density(results, figure, experiment.title)
-    print(summary(results))
-    print(f"\nEverything is in {run_dir}: results.csv, figure.png, tickets/")
+    print(report.summary(results))
+    print(f"\nThe report is {report.write(run_dir)}")
+    print(f"Everything else is in {run_dir}: results.csv, figures/, tickets/")
 
 
 if __name__ == "__main__":

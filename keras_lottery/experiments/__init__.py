@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from keras_lottery.experiments import at_initialisation, gradual
 from keras_lottery.experiments.arms import arm
 from keras_lottery.experiments.experiment import Experiment
 from keras_lottery.experiments.progress import Progress
@@ -9,4 +10,13 @@ from keras_lottery.experiments.results import Result
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Experiment))
 
-__all__ = ["FIELDS", "Experiment", "Progress", "Result", "arm"]
+__all__ = [
+    "FIELDS",
+    "Experiment",
+    "Progress",
+    "Result",
+    "arm",
+    # Whose arms are registered when they are imported.
+    "at_initialisation",
+    "gradual",
+]

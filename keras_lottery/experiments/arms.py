@@ -6,8 +6,12 @@ what was trained before it.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
+
+from keras_lottery import masks as masks_lib
+from keras_lottery.tickets import Ticket
 
 ARMS = {}
 
@@ -23,25 +27,52 @@ class Arm:
             or `None`.
         chain: bool, whether what it trains to is kept for a later level.
         shown: bool, whether it is an arm of its own or serves another.
+        rewind_to: function, `Experiment` -> training step of the rewind
+            point.
+        train: function `(bench, start) -> Training`, or `None`: the bench
+            trains it.
+        check: function of the `Experiment`, or `None`.
     """
 
     name: str
     start: object
     needs: object
-    chain: bool = False
-    shown: bool = True
+    chain: bool
+    shown: bool
+    rewind_to: object
+    train: object
+    check: object
 
 
-def arm(start=None, *, needs="ticket", chain=False, shown=True):
+def arm(
+    start=None,
+    *,
+    name=None,
+    needs="ticket",
+    chain=False,
+    shown=True,
+    rewind_to=lambda experiment: experiment.rewind_to,
+    train=None,
+    check=None,
+):
     """Registers a function as an arm, by its name.
 
     Args:
         start: function `(bench, level) -> Ticket`.
+        name: optional str. Defaults to the function's name.
         needs: the arm of which the level before must be trained first, since
             this one uses its masks or weights; a function from the level to
             (arm, level); or `None`.
         chain: bool: each level continues from the one before.
         shown: bool: `False` if it only serves another arm.
+        rewind_to: function, `Experiment` -> the training step that a level
+            which starts before it captures its rewind point at. Defaults to
+            the experiment's `rewind_to`.
+        train: optional function `(bench, start) -> Training`, for what is
+            not to be trained by the laboratory's own loop. It leaves the
+            bench's model with the trained weights.
+        check: optional function of the `Experiment` that raises a
+            `ValueError` if the arm cannot be trained in it.
 
     Returns:
         The function.
@@ -59,17 +90,18 @@ def arm(start=None, *, needs="ticket", chain=False, shown=True):
     ```
     """
     if start is None:
-        return lambda function: arm(
-            function, needs=needs, chain=chain, shown=shown
-        )
-    before = start.__name__ if chain else needs
+        options = dict(locals())
+        del options["start"]
+        return functools.partial(arm, **options)
+    name = name or start.__name__
+    before = name if chain else needs
 
     def needed(level):
         if not before or not level:
             return None
         return before(level) if callable(before) else (before, level - 1)
 
-    ARMS[start.__name__] = Arm(start.__name__, start, needed, chain, shown)
+    ARMS[name] = Arm(name, start, needed, chain, shown, rewind_to, train, check)
     return start
 
 
@@ -188,14 +220,62 @@ def lr_rewind(bench, level):
     return bench.with_weights(bench.pruned(before).masks, before.trained)
 
 
-def check(names):
-    """Refuses arms that are not known."""
-    for name in names:
+@arm(chain=True, rewind_to=lambda experiment: experiment.late_rewind_to)
+def late_rewind(bench, level):
+    """Iterative pruning with rewinding to a step after initialisation.
+
+    The step is the experiment's `late_rewind_to`.
+
+    Source: Frankle et al., 1912.05671, section 3 (IMP with rewinding to
+    step k).
+    """
+    if level == 0:
+        return bench.dense()
+    return bench.pruned(bench.trained("late_rewind", level - 1))
+
+
+@arm(name="global", chain=True)
+def global_(bench, level):
+    """Iterative pruning under one threshold for all layers.
+
+    Each level keeps as many weights as the ticket; layers that are left
+    alone stay out. With `scope="global"` it is the ticket.
+
+    Source: Frankle & Carbin, 1803.03635, section 4 and appendix I.1.
+    """
+    if level == 0:
+        return bench.dense()
+    before = bench.trained("global", level - 1)
+    scores = bench.scores(before)
+    masks = keep_highest(before.masks, bench.kept(level), scores)
+    return Ticket(masks, before.rewind_point)
+
+
+def keep_highest(masks, count, score):
+    """Masks nested in these, the highest-scored of all layers together.
+
+    Args:
+        masks: dict, weight path -> boolean array.
+        count: int, at most as many as survive in `masks`.
+        score: function, weight path -> array.
+
+    Returns:
+        A dict, weight path -> boolean array, `count` of them `True`.
+    """
+    survivors = sum(np.count_nonzero(mask) for mask in masks.values())
+    return masks_lib.prune_global(masks, 1 - count / survivors, score)
+
+
+def check(experiment):
+    """Refuses arms that are not known, or not to be had in an experiment."""
+    for name in experiment.arms:
         if name not in ARMS or not ARMS[name].shown:
             known = [arm.name for arm in ARMS.values() if arm.shown]
             raise ValueError(
                 f"`arms` must be among {known}. Received: arms={name!r}"
             )
+        if ARMS[name].check:
+            ARMS[name].check(experiment)
 
 
 def _shuffled(bench, level, *purpose):

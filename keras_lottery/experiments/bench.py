@@ -5,6 +5,7 @@ import time
 import keras
 import numpy as np
 
+from keras_lottery import criteria
 from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.seeds import derive
 from keras_lottery.optimizers import clear_pruned_slots
@@ -30,7 +31,7 @@ class Bench:
         self.store = store
         self.trial = None
         self.model = None
-        self._starts = {}
+        self._starts, self._known = {}, {}
 
     def open(self, trial):
         """Makes the bench that of a trial: its data, its initial weights."""
@@ -38,17 +39,18 @@ class Bench:
             return
         self.trial = trial
         self._starts.clear()
-        self._data = self.experiment.load_data(self.seed("split"))
+        self._known.clear()
+        self.data = self.experiment.load_data(self.seed("split"))
         if self.model is None:
             self._build()
         else:
-            self._loop.set_data(self._data.train, self._data.validation)
+            self._loop.set_data(self.data.train, self.data.validation)
         self.initial = self._weights(self.seed("weights"))
 
     def _build(self):
         experiment = self.experiment
         self.model = wrap(
-            experiment.build_model(self._data, seed=0),
+            experiment.build_model(self.data, seed=0),
             seed=experiment.seed,
             **experiment.pruning(),
         )
@@ -61,8 +63,8 @@ class Bench:
         self._fresh = RewindPoint.capture(self.model).optimizers
         self._loop = Loop(
             self.model,
-            train=self._data.train,
-            validation=self._data.validation,
+            train=self.data.train,
+            validation=self.data.validation,
             batch_size=experiment.batch_size,
             eval_every=experiment.eval_every,
             monitor=experiment.early_stop_metric,
@@ -110,6 +112,56 @@ class Bench:
         )
         return Ticket(masks, point, ticket.level + 1)
 
+    def scores(self, ticket):
+        """The criterion's scores of what a ticket was trained to.
+
+        Returns:
+            A function, weight path -> array.
+        """
+        criterion = criteria.get(self.experiment.criterion)
+        index = {path: i for i, path in enumerate(ticket.masks)}
+        initial = ticket.rewind_point.weights
+
+        def score(path):
+            seed = [self.experiment.seed, ticket.level, index[path]]
+            return criteria.scores(
+                criterion, initial[path], ticket.trained[path], seed
+            )
+
+        return score
+
+    def kept(self, level):
+        """How many prunable weights the ticket of a level keeps.
+
+        No ticket is needed for it: counts do not depend on scores.
+        """
+        return self.once(self._counts, self.experiment.rounds)[level]
+
+    def _counts(self, rounds):
+        ticket, counts = self.dense(), []
+        for _ in range(rounds + 1):
+            counts.append(sum(map(np.count_nonzero, ticket.masks.values())))
+            ticket = self.pruned(ticket, self.initial)
+        return counts
+
+    def initial_model(self):
+        """A plain model of its own with the initial weights.
+
+        Returns:
+            A pair: `keras.Model`, and a dict, path -> `keras.Variable`: its
+            prunable weights, by the paths of masks.
+        """
+        model = self.experiment.build_model(self.data, self.seed("weights"))
+        places = dict(zip(model_state(self.model), model.variables))
+        return model, {path: places[path] for path in self.model.lottery.masks}
+
+    def once(self, function, *arguments):
+        """`function(*arguments)`, computed once a trial."""
+        key = (function, *arguments)
+        if key not in self._known:
+            self._known[key] = function(*arguments)
+        return self._known[key]
+
     def start(self, arm, level):
         """The `Ticket` that training this level of this arm starts from."""
         if (arm, level) not in self._starts:
@@ -126,8 +178,11 @@ class Bench:
 
     def key(self, arm, level):
         """The key of a training: the hash of all that determines it."""
+        settings = self.experiment.training()
+        if ARMS[arm].train:
+            settings["trained_by"] = arm
         return self.store.key(
-            self.experiment.training(),
+            settings,
             self.start(arm, level),
             [self.seed("split"), self.seed("order")],
         )
@@ -143,26 +198,11 @@ class Bench:
         began = time.perf_counter()
         start, key = self.start(arm, level), self.key(arm, level)
         self.model.lottery.load(start)
-        start.rewind_point.restore_optimizers(self.model)
-        point = start.rewind_point
-        visits = {}
-        if point.step < self.experiment.rewind_to:
-
-            def capture():
-                nonlocal point
-                late = self.experiment.rewind_to
-                point = RewindPoint.capture(self.model, late)
-
-            visits[self.experiment.rewind_to] = capture
-        elif point.step:
-            clear_pruned_slots(self.model.optimizer)
-        run = self._loop.train(
-            self.experiment.iterations,
-            seed=self.seed("order"),
-            start=point.step,
-            progress=progress,
-            visits=visits,
-        )
+        if ARMS[arm].train:
+            run, point = ARMS[arm].train(self, start), start.rewind_point
+        else:
+            late = ARMS[arm].rewind_to(self.experiment)
+            run, point = self._train(start, late, progress)
         record = self._measure(run, start)
         record["seconds"] = time.perf_counter() - began
         if ARMS[arm].chain:
@@ -174,11 +214,34 @@ class Bench:
             self.store.save_ticket(self.trial, arm, ticket)
         self.store.save_record(key, record, run)
 
+    def _train(self, start, late, progress):
+        """The `Training`, and the rewind point, captured at step `late`."""
+        start.rewind_point.restore_optimizers(self.model)
+        point = start.rewind_point
+        visits = {}
+        if point.step < late:
+
+            def capture():
+                nonlocal point
+                point = RewindPoint.capture(self.model, late)
+
+            visits[late] = capture
+        elif point.step:
+            clear_pruned_slots(self.model.optimizer)
+        run = self._loop.train(
+            self.experiment.iterations,
+            seed=self.seed("order"),
+            start=point.step,
+            progress=progress,
+            visits=visits,
+        )
+        return run, point
+
     def _measure(self, run, start):
         best = int(
             np.flatnonzero(run.iterations == run.early_stop_iteration)[0]
         )
-        test = self._data.test
+        test = self.data.test
         _, at_early_stop = self._loop.evaluate(test, run.early_stop_weights)
         return {
             "density": start.density,
@@ -187,14 +250,14 @@ class Bench:
             "early_stop_val_loss": float(run.val_loss[best]),
             "early_stop_val_accuracy": float(run.val_accuracy[best]),
             "early_stop_test_accuracy": at_early_stop,
-            "final_train_accuracy": self._loop.evaluate(self._data.train)[1],
+            "final_train_accuracy": self._loop.evaluate(self.data.train)[1],
             "final_val_accuracy": float(run.val_accuracy[-1]),
             "final_test_accuracy": self._loop.evaluate(test)[1],
         }
 
     def _weights(self, seed):
         """Initial values of a model built with a seed."""
-        fresh = self.experiment.build_model(self._data, seed)
+        fresh = self.experiment.build_model(self.data, seed)
         return {
             path: np.array(keras.ops.convert_to_numpy(variable))
             for path, variable in zip(model_state(self.model), fresh.variables)

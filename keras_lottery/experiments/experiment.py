@@ -27,6 +27,8 @@ class Experiment:
         scope: optional str, `"layerwise"` or `"global"`.
         criterion: str, of `keras_lottery.criteria`.
         rewind_to: int, the training step of the rewind point.
+        late_rewind_to: optional int, that of the arm `late_rewind`. Defaults
+            to a fiftieth of `iterations`, at least 1.
         iterations: optional int, the budget of each training; on `digits`
             1,000.
         batch_size: optional int.
@@ -78,13 +80,15 @@ class Experiment:
     arms: tuple = ("ticket", "reinit")
     seed: int = 0
     backend: str = "auto"
+    late_rewind_to: int | None = None
 
     def __post_init__(self):
         self._fill_in()
-        for name in ("rounds", "rewind_to", "seed", "warmup"):
-            schedules.check_integer(name, getattr(self, name), minimum=0)
         for name in ("iterations", "batch_size", "eval_every", "trials"):
             schedules.check_integer(name, getattr(self, name), minimum=1)
+        steps = ("rewind_to", "late_rewind_to", "warmup")
+        for name in ("rounds", "seed", *steps):
+            schedules.check_integer(name, getattr(self, name), minimum=0)
         for name in ("rate", "output_rate", "dropout", "momentum"):
             if getattr(self, name) is not None:
                 schedules.check_rate(name, getattr(self, name))
@@ -95,7 +99,7 @@ class Experiment:
         _check_choice("backend", self.backend, ("auto", *BACKENDS))
         _check_positive("learning_rate", self.learning_rate)
         self._check_sizes()
-        arms_lib.check(self.arms)
+        arms_lib.check(self)
         self.build_optimizer()
 
     def _fill_in(self):
@@ -108,6 +112,9 @@ class Experiment:
             self._set("iterations", 1000 if digits else recipe.iterations)
         if self.eval_every is None and self.iterations:
             self._set("eval_every", max(1, min(100, self.iterations // 50)))
+        if self.late_rewind_to is None and self.iterations:
+            late = max(1, self.iterations // 50)
+            self._set("late_rewind_to", min(late, self.iterations - 1))
         self._set("arms", tuple(self.arms))
         self._set("drops", tuple(_step(drop) for drop in self.drops))
 
@@ -122,8 +129,8 @@ class Experiment:
         object.__setattr__(self, name, value)
 
     def _check_sizes(self):
-        for name in ("eval_every", "rewind_to"):
-            limit = self.iterations - (name == "rewind_to")
+        for name in ("eval_every", "rewind_to", "late_rewind_to"):
+            limit = self.iterations - (name != "eval_every")
             if getattr(self, name) > limit:
                 raise ValueError(
                     f"`{name}` must be at most {limit} with "

@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 
+from keras_lottery.experiments import environment
 from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.executors import Processes, Serial
 from keras_lottery.experiments.jobs import run_job
@@ -33,6 +34,7 @@ def run(experiment, run_dir, progress=None, workers=1, executor=None):
     store = Store(run_dir)
     experiment.load_data(0)  # a missing data set is told before all else
     store.claim(experiment)
+    environment.record(store, workers)
     if executor is None:
         executor = Serial() if workers == 1 else Processes(workers)
     coordinator = Coordinator(experiment, store, progress or Silence())

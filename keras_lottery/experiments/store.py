@@ -162,17 +162,19 @@ class Store:
     def claim(self, experiment):
         """Makes the directory that of an experiment.
 
+        Settings that an older run did not know had today's defaults.
+
         Raises:
             ValueError: If it is another's, naming what differs.
         """
-        flags = dataclasses.asdict(experiment)
-        flags = json.loads(json.dumps(flags))
-        path = self.path("experiment.json")
-        if not os.path.exists(path):
-            self.write_text("experiment.json", json.dumps(flags, indent=2))
-            return
-        with open(path) as file:
-            before = json.load(file)
+        flags = _flags(experiment)
+        if self.exists("experiment.json"):
+            with open(self.path("experiment.json")) as file:
+                known = json.load(file)
+            self._refuse_others(_with_defaults(known, experiment), flags)
+        self.write_text("experiment.json", json.dumps(flags, indent=2))
+
+    def _refuse_others(self, before, flags):
         differ = [
             f"{name}={before.get(name)!r} before, {flags.get(name)!r} now"
             for name in {**before, **flags}
@@ -184,6 +186,21 @@ class Store:
                 f"{'; '.join(differ)}. Give another `run_dir` or the same "
                 "settings."
             )
+
+
+def _flags(experiment):
+    """The settings as JSON gives them back."""
+    return json.loads(json.dumps(dataclasses.asdict(experiment)))
+
+
+def _with_defaults(known, experiment):
+    """Known settings and, of those they lack, the defaults."""
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(experiment)
+        if field.name not in known
+    }
+    return {**_flags(dataclasses.replace(experiment, **defaults)), **known}
 
 
 def _read(load, path):

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import operator
 import statistics
 
 
@@ -31,7 +32,7 @@ def series(results, column):
 
     Args:
         results: iterable of `experiments.Result`.
-        column: str, a numeric column of it.
+        column: str, a numeric column of it; or a function of a result.
 
     Returns:
         The dict, its arms in the order in which they first appear.
@@ -48,8 +49,28 @@ def series(results, column):
     }
 
 
+def measured(column):
+    """The function of a result that a column, or a function, stands for."""
+    return column if callable(column) else operator.attrgetter(column)
+
+
+def gap(result):
+    """Training accuracy minus test accuracy, at the end."""
+    return result.final_train_accuracy - result.final_test_accuracy
+
+
+def few(items, count=5):
+    """At most so many of a list, evenly spaced, its ends among them."""
+    items = list(items)
+    if len(items) <= count:
+        return items
+    step = (len(items) - 1) / (count - 1)
+    return [items[round(i * step)] for i in range(count)]
+
+
 def _point(level, group, column):
-    values = [getattr(result, column) for result in group]
+    measure = measured(column)
+    values = [measure(result) for result in group]
     density = statistics.fmean(result.density for result in group)
     return Point(
         level,

@@ -1,0 +1,187 @@
+"""Arms that are pruned before any training, to compare tickets with.
+
+Each is pruned globally, over the ticket's pool of prunable weights, to the
+ticket's density at each level, and trained from the initial weights. Scores
+are computed in float32 on a plain model that is thrown away; the lowest go.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lottery.experiments.arms import arm, keep_highest
+
+_BATCH = 100
+_TEMPERATURE = 200.0
+_SYNFLOW_STEPS = 100
+
+
+@arm(needs=None)
+def snip(bench, level):
+    """Keeps the weights whose removal would change the loss the most.
+
+    Source: Lee et al., 1810.02340, section 4 (SNIP).
+    """
+    return _pruned(bench, level, snip_scores)
+
+
+@arm(needs=None)
+def grasp(bench, level):
+    """Keeps the weights whose removal would reduce the gradient the most.
+
+    Source: Wang et al., 2002.07376, section 4 (GraSP).
+    """
+    return _pruned(bench, level, grasp_scores)
+
+
+@arm(needs=None)
+def synflow(bench, level):
+    """Keeps the weights that most flows through, without any data.
+
+    Source: Tanaka et al., 2006.05467, algorithm 1 (SynFlow).
+    """
+    if level == 0:
+        return bench.dense()
+    model, kernels = bench.initial_model()
+    masks = synflow_masks(model, kernels, bench.kept(level))
+    return bench.with_weights(masks, bench.initial)
+
+
+def snip_scores(model, kernels, batches):
+    """|w * dL/dw|.
+
+    Args:
+        model: `keras.Model` that returns logits.
+        kernels: dict, path -> `keras.Variable`.
+        batches: list of pairs (x, y). The loss is the mean over all, without
+            weight decay; batch norm normalises by the batch, as in training.
+
+    Returns:
+        A dict, path -> array.
+    """
+    gradients = _mean(lambda x, y: _gradients(model, kernels, x, y), batches)
+    return {
+        path: np.abs(variable.numpy() * gradient)
+        for (path, variable), gradient in zip(kernels.items(), gradients)
+    }
+
+
+def grasp_scores(model, kernels, batches):
+    """w * (H g), with g the gradient of the loss and H its Hessian.
+
+    The paper's score is -w * (H g), of which it removes the highest: this is
+    its negative, of which the lowest go. The logits are divided by 200, as in
+    the paper.
+
+    Args:
+        model: `keras.Model` that returns logits.
+        kernels: dict, path -> `keras.Variable`.
+        batches: list of pairs (x, y), as in `snip_scores`.
+
+    Returns:
+        A dict, path -> array.
+    """
+    total = _mean(
+        lambda x, y: _gradients(model, kernels, x, y, _TEMPERATURE), batches
+    )
+
+    def product(x, y):
+        with tf.GradientTape() as tape:
+            gradients = _gradients(model, kernels, x, y, _TEMPERATURE)
+            along = tf.add_n(
+                [tf.reduce_sum(a * b) for a, b in zip(gradients, total)]
+            )
+        return tape.gradient(along, _values(kernels))
+
+    products = _mean(product, batches)
+    return {
+        path: variable.numpy() * product
+        for (path, variable), product in zip(kernels.items(), products)
+    }
+
+
+def synflow_masks(model, kernels, count, steps=_SYNFLOW_STEPS):
+    """Masks that keep `count` weights, found in exponential steps.
+
+    Args:
+        model: `keras.Model`. Its weights are lost.
+        kernels: dict, path -> `keras.Variable`.
+        count: int, at least 1.
+        steps: int. After step k of n the density is the last one to the
+            power of k / n.
+
+    Returns:
+        A dict, path -> boolean array.
+    """
+    for variable in model.trainable_variables:
+        variable.assign(np.abs(variable.numpy()))
+    masks = {p: np.ones(v.shape, bool) for p, v in kernels.items()}
+    total = sum(mask.size for mask in masks.values())
+    for step in range(1, steps + 1):
+        kept = round(total * (count / total) ** (step / steps))
+        scores = synflow_scores(model, kernels)
+        masks = keep_highest(masks, kept, scores.get)
+        for path, variable in kernels.items():
+            variable.assign(np.where(masks[path], variable.numpy(), 0.0))
+    return masks
+
+
+def synflow_scores(model, kernels):
+    """w * dR/dw, with R the sum of the outputs for an input of ones.
+
+    Args:
+        model: `keras.Model` with positive weights. Batch norm is that of
+            inference, by its moving statistics.
+        kernels: dict, path -> `keras.Variable`.
+
+    Returns:
+        A dict, path -> array.
+    """
+    with tf.GradientTape() as tape:
+        ones = tf.ones((1, *model.input_shape[1:]))
+        flow = tf.reduce_sum(model(ones, training=False))
+    gradients = tape.gradient(flow, _values(kernels))
+    return {
+        path: variable.numpy() * gradient.numpy()
+        for (path, variable), gradient in zip(kernels.items(), gradients)
+    }
+
+
+def _pruned(bench, level, score):
+    if level == 0:
+        return bench.dense()
+    scores = bench.once(_scores, bench, score)
+    masks = keep_highest(bench.dense().masks, bench.kept(level), scores.get)
+    return bench.with_weights(masks, bench.initial)
+
+
+def _scores(bench, score):
+    return score(*bench.initial_model(), _batches(bench))
+
+
+def _batches(bench):
+    """A batch of 100 for each class, drawn from the training examples."""
+    x, y = bench.data.train
+    size = min(_BATCH, len(y))
+    count = min(bench.data.classes, len(y) // size)
+    rng = np.random.default_rng(bench.seed("scored examples"))
+    chosen = rng.permutation(len(y))[: count * size].reshape(count, size)
+    return [(x[indices], y[indices]) for indices in chosen]
+
+
+def _gradients(model, kernels, x, y, temperature=1.0):
+    with tf.GradientTape() as tape:
+        logits = model(x, training=True) / temperature
+        loss = tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+        )
+    return tape.gradient(loss, _values(kernels))
+
+
+def _mean(function, batches):
+    """The mean, over batches, of the arrays that a function returns."""
+    results = [function(x, y) for x, y in batches]
+    return [np.mean(arrays, axis=0) for arrays in zip(*results)]
+
+
+def _values(kernels):
+    return [variable.value for variable in kernels.values()]

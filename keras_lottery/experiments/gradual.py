@@ -1,0 +1,197 @@
+"""The arm `tfmot`: gradual pruning by TensorFlow Model Optimization.
+
+It knows no Keras but Keras 2, and turns the whole process that imports it to
+that. So each training has a process of its own, in which the network is built
+once more, layer by layer, in tf_keras.
+"""
+
+import importlib.util
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lottery.experiments.arms import arm
+from keras_lottery.experiments.executors import Processes
+from keras_lottery.training import Training
+from keras_lottery.training.order import batch_indices
+
+_NEEDED = ("tensorflow_model_optimization", "tf_keras")
+_MODELS = ("lenet_300_100", "conv_2", "conv_4", "conv_6")
+_OPTIMIZERS = {"adam": "Adam", "sgd": "SGD"}
+
+# What makes a layer, under the same names in both Keras.
+_LAYERS = {
+    "Flatten": (),
+    "Dense": ("units", "activation", "use_bias"),
+    "Conv2D": (
+        "filters",
+        "kernel_size",
+        "strides",
+        "padding",
+        "activation",
+        "use_bias",
+    ),
+    "MaxPooling2D": ("pool_size", "strides", "padding"),
+    "Dropout": ("rate",),
+}
+
+
+def _check(experiment):
+    if experiment.model not in _MODELS:
+        raise ValueError(
+            f"The arm 'tfmot' needs `model` to be one of {list(_MODELS)}. "
+            f"Received: model={experiment.model!r}"
+        )
+    optimizer = str(experiment.optimizer).lower()
+    if optimizer not in _OPTIMIZERS or experiment.warmup or experiment.drops:
+        raise ValueError(
+            "The arm 'tfmot' needs `optimizer` to be one of "
+            f"{list(_OPTIMIZERS)}, without `warmup` and `drops`. "
+            f"Received: optimizer={experiment.optimizer!r}, "
+            f"warmup={experiment.warmup}, drops={experiment.drops}"
+        )
+    if experiment.iterations < 4:
+        raise ValueError(
+            "The arm 'tfmot' needs `iterations` to be at least 4. "
+            f"Received: iterations={experiment.iterations}"
+        )
+    for package in _NEEDED:
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(
+                f"The arm 'tfmot' needs the package {package}, which is not "
+                "installed."
+            )
+
+
+def _train(bench, start):
+    """Trains in a process of its own; the model holds what came of it."""
+    seeds = {use: bench.seed(use) for use in ("split", "weights", "order")}
+    executor = Processes(1)
+    try:
+        run, weights = executor.submit(
+            _train_in_tf_keras, bench.experiment, seeds, start.densities()
+        ).result()
+    finally:
+        executor.shutdown()
+    bench.model.set_weights(weights)
+    return run
+
+
+@arm(train=_train, check=_check)
+def tfmot(bench, level):
+    """Gradual magnitude pruning in one training, by tfmot.
+
+    In the first three quarters of the iterations the sparsity of each layer
+    rises from 0 to that of the ticket's. It starts from the initial weights
+    and sees the ticket's batches. Early stopping looks at the iterations
+    after the pruning only, when the network is as sparse as its row says: its
+    early-stop iteration does not tell how fast it learns.
+
+    Source: Zhu & Gupta, 1710.01878, section 3.
+    """
+    return bench.with_weights(bench.start("ticket", level).masks, bench.initial)
+
+
+def _train_in_tf_keras(experiment, seeds, densities):
+    """The `Training`, and the weights at its end."""
+    import tensorflow_model_optimization as tfmot
+    import tf_keras
+
+    data = experiment.load_data(seeds["split"])
+    # Dropout alone draws from it.
+    tf_keras.utils.set_random_seed(seeds["order"])
+    frequency, end = _schedule(experiment.iterations)
+
+    def pruned(layer, density):
+        decay = tfmot.sparsity.keras.PolynomialDecay(
+            0.0, 1 - density, begin_step=0, end_step=end, frequency=frequency
+        )
+        return tfmot.sparsity.keras.prune_low_magnitude(layer, decay)
+
+    fresh = experiment.build_model(data, seeds["weights"])
+    model, layers = _rebuilt(fresh, tf_keras, densities, pruned)
+    model.compile(
+        _optimizer(experiment, tf_keras),
+        tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    first = end + 1 if min(densities.values()) < 1 else 1
+    recorder = _Recorder(first, experiment.early_stop_metric)
+    step = tfmot.sparsity.keras.UpdatePruningStep()
+    for stop, batches in _stretches(experiment, data.train, seeds["order"]):
+        history = model.fit(batches, callbacks=[step], verbose=0).history
+        measured = model.evaluate(*data.validation, batch_size=500, verbose=0)
+        weights = [w for layer in layers for w in layer.get_weights()]
+        recorder.add(stop, *measured, history["loss"][0], weights)
+    return recorder.training(), weights
+
+
+def _schedule(iterations):
+    """Steps between two prunings, and the last: a multiple of them."""
+    frequency = max(1, min(100, iterations // 50))
+    return frequency, frequency * round(0.75 * iterations / frequency)
+
+
+def _rebuilt(model, tf_keras, densities, pruned):
+    """The same network in tf_keras, and a list of its plain layers."""
+    inputs = x = tf_keras.Input(model.input_shape[1:])
+    layers = []
+    for layer in model.layers[1:]:
+        kind, config = type(layer).__name__, layer.get_config()
+        same = getattr(tf_keras.layers, kind)(
+            **{key: config[key] for key in _LAYERS[kind]}, name=layer.name
+        )
+        paths = [variable.path for variable in layer.weights]
+        density = min([densities.get(path, 1.0) for path in paths] or [1.0])
+        x = (pruned(same, density) if density < 1 else same)(x)
+        same.set_weights(layer.get_weights())
+        layers.append(same)
+    return tf_keras.Model(inputs, x), layers
+
+
+def _optimizer(experiment, tf_keras):
+    name = _OPTIMIZERS[experiment.optimizer.lower()]
+    config = {"learning_rate": experiment.learning_rate}
+    if experiment.momentum:
+        config["momentum"] = experiment.momentum
+    return getattr(tf_keras.optimizers, name)(**config)
+
+
+def _stretches(experiment, train, seed):
+    """Pairs: an iteration to evaluate at, and the batches up to it."""
+    x, y = map(tf.constant, train)
+    start, end = 0, experiment.iterations
+    while start < end:
+        stop = min(start + experiment.eval_every, end)
+        indices = batch_indices(
+            len(y), experiment.batch_size, seed, start, stop
+        )
+        rows = tf.data.Dataset.from_tensor_slices(indices)
+        yield stop, rows.map(lambda i: (tf.gather(x, i), tf.gather(y, i)))
+        start = stop
+
+
+class _Recorder:
+    """Gathers a `Training`.
+
+    Args:
+        first: int, the iteration from which early stopping looks.
+        monitor: `"val_loss"` or `"val_accuracy"`.
+    """
+
+    def __init__(self, first, monitor):
+        self.first, self.monitor = first, monitor
+        self.rows, self.best = [], None
+
+    def add(self, iteration, loss, accuracy, train_loss, weights):
+        self.rows.append((iteration, loss, accuracy, train_loss))
+        score = loss if self.monitor == "val_loss" else -accuracy
+        better = self.best is None or score < self.best[0]
+        if iteration >= self.first and better:
+            self.best = score, iteration, weights
+
+    def training(self):
+        steps, *curves = map(np.asarray, zip(*self.rows))
+        nan = np.flatnonzero(np.isnan(curves[0]))
+        diverged = int(steps[nan[0]]) if len(nan) else None
+        return Training(steps, *curves, *self.best[1:], diverged, 0.0)

@@ -1,0 +1,102 @@
+"""Differences between arms, and the test of them."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_experiments_results import result
+
+from keras_lottery.report.paired import compare, sign_flip
+
+VALUES = st.lists(
+    st.integers(-50, 50).map(lambda n: n / 100), min_size=1, max_size=9
+)
+
+
+def by_enumeration(values):
+    """Every choice of signs, one after the other, in whole numbers."""
+    whole = [round(100 * value) for value in values]
+    reach = abs(sum(whole))
+    signs = list(itertools.product((1, -1), repeat=len(whole)))
+    far = sum(
+        abs(sum(s * n for s, n in zip(choice, whole))) >= reach
+        for choice in signs
+    )
+    return far / len(signs)
+
+
+@given(VALUES)
+def test_p_is_that_of_all_choices_of_signs(values):
+    assert sign_flip(values) == by_enumeration(values)
+
+
+@pytest.mark.parametrize("trials", [2, 3, 5, 8])
+def test_the_least_p_is_two_in_all_choices(trials):
+    values = np.linspace(0.1, 0.2, trials)
+    assert sign_flip(values) == sign_flip(-values) == 2 / 2**trials
+
+
+def test_no_difference_is_no_evidence():
+    assert sign_flip([0.0, 0.0, 0.0]) == 1.0
+    assert sign_flip([0.1, -0.1]) == 1.0
+    assert sign_flip([0.3]) == 1.0
+
+
+def test_many_trials_are_exact_too():
+    assert sign_flip([1.0] * 30) == 2 / 2**30
+
+
+def test_what_is_no_number_gives_no_p():
+    assert math.isnan(sign_flip([0.1, float("nan")]))
+
+
+def made(arm, trial, level, accuracy):
+    return result(
+        arm=arm,
+        trial=trial,
+        level=level,
+        density=0.8**level,
+        early_stop_test_accuracy=accuracy,
+    )
+
+
+def test_arms_are_paired_by_trial_and_level():
+    results = [
+        made(arm, trial, level, 0.9 + 0.01 * trial + (arm == "ticket") * lead)
+        for arm in ("reinit", "ticket")
+        for trial in range(3)
+        for level, lead in enumerate((0.0, 0.002, 0.004))
+    ]
+    # A trial that only one arm has is left out.
+    results.append(made("ticket", 3, 1, 0.5))
+    rows = compare(results, "ticket", "reinit", "early_stop_test_accuracy")
+    assert [row.level for row in rows] == [0, 1, 2, None]
+    assert [row.density for row in rows] == [1.0, 0.8, 0.8**2, None]
+    for row, lead in zip(rows, (0.0, 0.002, 0.004, 0.003)):
+        assert row.values == pytest.approx([lead] * 3, abs=1e-9)
+    assert rows[-1].p == 0.25
+
+
+def test_one_trial_gives_a_difference_and_no_p():
+    results = [made("ticket", 0, 1, 0.9), made("reinit", 0, 1, 0.8)]
+    (row,) = compare(results, "ticket", "reinit", "early_stop_test_accuracy")
+    assert row.values == pytest.approx([0.1]) and row.p is None
+
+
+def test_a_trial_without_all_levels_is_not_in_the_mean_over_levels():
+    results = [
+        made(arm, trial, level, 0.9)
+        for arm in ("ticket", "reinit")
+        for trial in (0, 1)
+        for level in (1, 2)
+        if (arm, trial, level) != ("reinit", 1, 2)
+    ]
+    rows = compare(results, "ticket", "reinit", "early_stop_test_accuracy")
+    assert [(row.level, len(row.values)) for row in rows] == [
+        (1, 2),
+        (2, 1),
+        (None, 1),
+    ]

@@ -1,0 +1,36 @@
+"""Masks as images."""
+
+import numpy as np
+import pytest
+
+from keras_lottery.report.pictures import first_layer, picture
+
+
+def test_a_dense_layer_gives_counts_per_pixel():
+    mask = np.zeros((9, 5), bool)
+    mask[4, :3] = True
+    image = picture(mask)
+    assert image.shape == (3, 3)
+    assert image[1, 1] == 3 and image.sum() == 3
+
+
+def test_channels_of_a_pixel_are_counted_together():
+    mask = np.ones((2 * 2 * 3, 5), bool)
+    mask[0] = False  # one channel of the first pixel
+    assert picture(mask).tolist() == [[10, 15], [15, 15]]
+
+
+def test_a_convolution_gives_its_filters_as_tiles():
+    mask = np.ones((3, 3, 2, 5), bool)
+    mask[0, 0, 0, 1] = False
+    image = picture(mask)
+    assert image.shape == (2 * 4 - 1, 3 * 4 - 1)
+    assert image[0, 0] == 2 and image[0, 4] == 1
+    assert np.isnan(image[3]).all() and np.isnan(image[:, 3]).all()
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (1, 5), (3, 2, 4)])
+def test_what_is_no_image_is_not_drawn(shape):
+    mask = np.ones(shape, bool)
+    assert picture(mask) is None
+    assert first_layer({0: mask}, {0: 1.0}) is None
