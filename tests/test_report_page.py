@@ -1,5 +1,6 @@
 """The report of a run: what is in it, and that it needs nothing else."""
 
+import dataclasses
 import html.parser
 import json
 import pathlib
@@ -270,3 +271,16 @@ def test_the_tool_writes_it_anew(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "report.html")
+
+
+def test_a_training_that_diverged_does_not_stop_the_report(tmp_path):
+    nan = float("nan")
+    results = [
+        dataclasses.replace(r, early_stop_val_loss=nan)
+        for trial in (0, 1)
+        for arm in ("ticket", "reinit")
+        for r in rows([0.9, nan if trial else 0.91], [50, 40], arm, trial)
+    ]
+    bare(tmp_path, results, trials=2)
+    text = pathlib.Path(report.write(tmp_path)).read_text()
+    assert "no ticket was as accurate" in text and "nan [nan, nan]" in text

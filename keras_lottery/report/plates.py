@@ -1,6 +1,7 @@
 """Plates: which figures a report has, with their titles and captions."""
 
 import dataclasses
+import functools
 
 from keras_lottery.report import figures, pictures, svg
 from keras_lottery.report.series import few, gap, series
@@ -30,9 +31,18 @@ class Plate:
     alt: str
     figure: object
 
+    @functools.cached_property
+    def files(self):
+        """Dict, name of a file -> bytes."""
+        return {
+            f"{self.name}.{kind}": svg.render(self.figure, kind)
+            for kind in ("png", "svg")
+        }
+
     def inline(self):
         """The `<svg>` for the page."""
-        return svg.inline(self.figure, self.name, self.alt)
+        text = self.files[f"{self.name}.svg"].decode()
+        return svg.inline(text, self.name, self.alt)
 
 
 def against_density(run):

@@ -89,23 +89,22 @@ def write(figure, path):
         figure: `matplotlib.figure.Figure`.
         path: str or path-like, ending in `.png` or `.svg`.
     """
-    kind = str(path).rpartition(".")[2]
+    content = render(figure, str(path).rpartition(".")[2])
     with files.atomic_file(path) as file:
-        file.write(_render(figure, kind))
+        file.write(content)
 
 
-def inline(figure, name, alt):
+def inline(text, name, alt):
     """A figure as an `<svg>` element for the page.
 
     Args:
-        figure: `matplotlib.figure.Figure`.
+        text: str, the figure as a file of SVG.
         name: str, of which its ids are made: unique in the page.
         alt: str, what a reader who cannot see it should know.
 
     Returns:
         A str of HTML.
     """
-    text = _render(figure, "svg").decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
     # Ids are made from what is drawn: equal in two figures.
@@ -133,7 +132,13 @@ def _in_the_pages_font(text):
     )
 
 
-def _render(figure, kind):
+def render(figure, kind):
+    """A figure as the bytes of a file.
+
+    Args:
+        figure: `matplotlib.figure.Figure`.
+        kind: `"png"` or `"svg"`.
+    """
     import matplotlib
 
     content = io.BytesIO()

@@ -3,9 +3,9 @@
 import json
 import os
 
-from keras_lottery import files, recipes
+from keras_lottery import recipes
 from keras_lottery.experiments.arms import ARMS
-from keras_lottery.report import claims, figures, html, plates, svg, tables
+from keras_lottery.report import claims, figures, html, plates, tables
 from keras_lottery.report.headline import (
     headline,
     scale,
@@ -64,22 +64,18 @@ def write(run_dir):
         _head(run, found, rule),
         _sections(run, drawn),
     )
-    path = os.path.join(run.directory, "report.html")
-    with files.atomic_file(path) as file:
-        file.write(text.encode())
-    return path
+    run.store.write_text("report.html", text)
+    return run.store.path("report.html")
 
 
 def _write_files(run, drawn):
-    directory = os.path.join(run.directory, "figures")
     for plate in drawn:
-        for suffix in ("png", "svg"):
-            path = os.path.join(directory, f"{plate.name}.{suffix}")
-            svg.write(plate.figure, path)
+        for name, content in plate.files.items():
+            run.store.put(os.path.join("figures", name), content)
     settings = run.experiment
     figures.against_density(
         run.results,
-        os.path.join(run.directory, "figure.png"),
+        run.store.path("figure.png"),
         f"{subject(settings)}, {settings['iterations']:,} iterations, "
         f"{plural(run.trials, 'trial')}",
     )
