@@ -145,15 +145,6 @@ class Experiment:
 
     # What it stands for.
 
-    @property
-    def title(self):
-        """One line that says what was run."""
-        trials = f"{self.trials} trial{'s' if self.trials > 1 else ''}"
-        return (
-            f"{self.model} on {self.dataset}, {self.iterations:,} iterations, "
-            f"{trials}"
-        )
-
     def load_data(self, seed):
         """The `Dataset`, split by a seed."""
         return datasets.load(self.dataset, self.data_dir, seed)
