@@ -1,4 +1,4 @@
-"""Image classification sets: TensorFlow Datasets by name, `digits` embedded.
+"""Data sets: TensorFlow Datasets by name, `digits` embedded, arrays.
 
 `digits` comes with the package: the 1,797 8x8 images that scikit-learn calls
 by this name, which are the test set of *Optical Recognition of Handwritten
@@ -10,6 +10,8 @@ doi:10.24432/C50P49, licensed under CC BY 4.0. Changed: stored as bytes, and
 import contextlib
 import dataclasses
 import difflib
+import functools
+import hashlib
 import os
 import pathlib
 import socket
@@ -17,6 +19,7 @@ import sys
 import urllib.parse
 import urllib.request
 
+import keras
 import numpy as np
 
 _DIGITS = pathlib.Path(__file__).parent / "data" / "digits.npz"
@@ -30,24 +33,113 @@ class Dataset:
     """Training, validation and test examples, in memory.
 
     Args:
-        name: str, as given to `load`.
-        train: pair (x, y); x is float32 in [0, 1] of shape
-            (n, height, width, channels), y is int32 of shape (n,).
+        name: str.
+        train: pair (x, y). Of a named set, x is float32 in [0, 1] of shape
+            (n, height, width, channels) and y is int32 of shape (n,); of
+            `Arrays`, both are as they were given.
         validation: pair (x, y), like `train`.
         test: pair (x, y), like `train`.
-        classes: int, labels are below it.
+        classes: int, labels are below it; `None` if y holds no labels.
     """
 
     name: str
     train: tuple
     validation: tuple
     test: tuple
-    classes: int
+    classes: int | None
 
     @property
     def input_shape(self):
-        """(height, width, channels) of one image."""
-        return self.train[0].shape[1:]
+        """The shape of one example, such as (height, width, channels)."""
+        return keras.tree.map_structure(lambda x: x.shape[1:], self.train[0])
+
+
+class Arrays:
+    """Examples of one's own, in place of the name of a set.
+
+    The validation set is drawn from the training set, as from that of a named
+    set. Two of them are equal if all their bits are.
+
+    Args:
+        train: pair (x, y) of arrays, or of nested structures of arrays, with
+            the examples on the first axis.
+        test: pair (x, y), likewise.
+        validation: optional int, number of examples to draw. Defaults to a
+            tenth of the training set, at most 5,000.
+        name: str, for reports. Defaults to `"arrays"`.
+
+    Raises:
+        ValueError: If the arrays do not fit together.
+
+    Example:
+
+    ```python
+    x, y = np.random.rand(300, 8), np.random.randint(0, 3, 300)
+    data = Arrays(train=(x[100:], y[100:]), test=(x[:100], y[:100]))
+    data.split(seed=0).validation  # (20, 8) and (20,)
+    ```
+    """
+
+    def __init__(self, train, test, validation=None, name="arrays"):
+        self.name = name
+        self._train = _examples("train", train)
+        self._test = _examples("test", test)
+        size = len(keras.tree.flatten(self._train)[0])
+        default = max(1, min(5_000, size // 10))
+        self.validation = default if validation is None else validation
+        _check_validation(self.validation, size)
+
+    def split(self, seed):
+        """The `Dataset`, of which the validation set is drawn by a seed."""
+        generator = np.random.default_rng(seed)
+        train, held_out = _split(self._train, self.validation, generator)
+        return Dataset(self.name, train, held_out, self._test, self.classes)
+
+    @property
+    def classes(self):
+        """One more than the largest label; `None` if y is not of labels."""
+        leaves = keras.tree.flatten((self._train[1], self._test[1]))
+        if any(leaf.dtype.kind not in "iu" for leaf in leaves):
+            return None
+        return int(max(leaf.max() for leaf in leaves)) + 1
+
+    @functools.cached_property
+    def fingerprint(self):
+        """The hash of all examples: a str of 32 hexadecimal digits."""
+        digest = hashlib.sha256(repr(self.validation).encode())
+        for leaf in keras.tree.flatten((self._train, self._test)):
+            digest.update(f"{leaf.dtype} {leaf.shape}".encode())
+            digest.update(np.ascontiguousarray(leaf).data)
+        return digest.hexdigest()[:32]
+
+    def __eq__(self, other):
+        return (
+            isinstance(other, Arrays) and self.fingerprint == other.fingerprint
+        )
+
+    def __hash__(self):
+        return hash(self.fingerprint)
+
+    def __repr__(self):
+        return f"{self.name} ({self.fingerprint})"
+
+
+def _examples(name, pair):
+    """A pair (x, y) of arrays with as many examples each."""
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise ValueError(
+            f"`{name}` must be a pair (x, y) of arrays. "
+            f"Received: {name} of type {type(pair).__name__}"
+        )
+    pair = keras.tree.map_structure(np.asarray, tuple(pair))
+    leaves = keras.tree.flatten(pair)
+    lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            f"The arrays of `{name}` must have the same number of examples, "
+            f"at least 1. Received: shapes {[leaf.shape for leaf in leaves]}"
+        )
+    return pair
 
 
 def load(name, data_dir=None, seed=0, validation=None):
@@ -91,20 +183,15 @@ def load(name, data_dir=None, seed=0, validation=None):
         raise ValueError(
             f"`seed` must be an integer of at least 0. Received: seed={seed!r}"
         )
-    if validation is not None and (
-        not isinstance(validation, whole) or validation < 1
-    ):
-        raise ValueError(
-            "`validation` must be a positive integer. "
-            f"Received: validation={validation!r}"
-        )
     if name == "digits":
         train, test, scale, classes = _load_digits()
         default = 200
     else:
+        data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
         train, test, scale, classes = _load_tfds(name, data_dir)
         default = min(5_000, len(train[1]) // 10)
     validation = default if validation is None else validation
+    _check_validation(validation, len(train[1]))
     train, held_out = _split(train, validation, np.random.default_rng(seed))
     return Dataset(
         name,
@@ -113,17 +200,24 @@ def load(name, data_dir=None, seed=0, validation=None):
     )
 
 
+def _check_validation(validation, size):
+    whole = isinstance(validation, (int, np.integer))
+    if not whole or not 1 <= validation < size:
+        raise ValueError(
+            f"`validation` must be an integer in [1, {size}), the number of "
+            f"training examples. Received: validation={validation!r}"
+        )
+
+
 def _split(examples, validation, generator):
     """Draws `validation` of the examples: (the others, those drawn)."""
-    x, y = examples
-    if not 1 <= validation < len(y):
-        raise ValueError(
-            f"`validation` must be in [1, {len(y)}), the number of training "
-            f"examples. Received: validation={validation}"
-        )
-    drawn = np.zeros(len(y), bool)
-    drawn[generator.permutation(len(y))[:validation]] = True
-    return (x[~drawn], y[~drawn]), (x[drawn], y[drawn])
+    size = len(keras.tree.flatten(examples)[0])
+    drawn = np.zeros(size, bool)
+    drawn[generator.permutation(size)[:validation]] = True
+    return tuple(
+        keras.tree.map_structure(lambda leaf, rows=rows: leaf[rows], examples)
+        for rows in (~drawn, drawn)
+    )
 
 
 def _scaled(x, y, scale):
@@ -138,6 +232,8 @@ def _load_digits():
     return train, test, 16, 10
 
 
+# Every trial splits the same examples.
+@functools.lru_cache(maxsize=1)
 def _load_tfds(name, data_dir):
     try:
         import tensorflow_datasets as tfds
@@ -168,7 +264,6 @@ def _load_tfds(name, data_dir):
 
 
 def _builder(tfds, name, data_dir):
-    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:

@@ -5,6 +5,7 @@ all before it. No pickle, so that a file from a stranger can be read; booleans
 take one bit; arrays of zeros (fresh slots) take nothing.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -91,36 +92,39 @@ def _array(blob, shape, dtype):
     return np.frombuffer(blob, np.dtype(dtype)).reshape(shape)
 
 
-class atomic_file:
+@contextlib.contextmanager
+def atomic_file(path):
     """Context manager: a file that appears under its name when complete.
 
     Args:
         path: str or path-like.
+
+    Yields:
+        A binary file, open for writing.
+
+    Raises:
+        OSError: If it cannot be written, naming it; nothing is left behind.
     """
-
-    def __init__(self, path):
-        self.path = os.fspath(path)
-
-    def __enter__(self):
-        directory = os.path.dirname(os.path.abspath(self.path))
-        os.makedirs(directory, exist_ok=True)
-        name = f".{os.path.basename(self.path)}.{uuid.uuid4().hex}"
-        self._part = os.path.join(directory, name)
-        # Not `tempfile`, whose files no one else may read.
-        self._file = open(self._part, "xb")
-        return self._file
-
-    def __exit__(self, kind, error, traceback):
-        try:
-            if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._file.close()
-                os.replace(self._part, self.path)
-        finally:
-            try:
-                self._file.close()
-            finally:
-                # A full disk fails the close as well.
-                if os.path.exists(self._part):
-                    os.unlink(self._part)
+    path = os.fspath(path)
+    directory = os.path.dirname(os.path.abspath(path))
+    os.makedirs(directory, exist_ok=True)
+    name = f".{os.path.basename(path)}.{uuid.uuid4().hex}"
+    part = os.path.join(directory, name)
+    # Not `tempfile`, whose files no one else may read.
+    file = open(part, "xb")
+    try:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        os.replace(part, path)
+    except OSError as error:
+        # A write that fails does not say of which file.
+        error.filename = error.filename or path
+        raise
+    finally:
+        # A full disk fails the close as well.
+        with contextlib.suppress(OSError):
+            file.close()
+        if os.path.exists(part):
+            os.unlink(part)

@@ -17,13 +17,13 @@ class Recipe:
     `dropout`, `weight_decay` and `augment` are arguments of the network.
     """
 
-    dataset: str
-    optimizer: str
-    learning_rate: float
+    dataset: str | None
+    optimizer: str | None
+    learning_rate: float | None
     batch_size: int
-    iterations: int
+    iterations: int | None
     rate: float
-    output_rate: float
+    output_rate: float | None
     rates: tuple = ()
     scope: str = "layerwise"
     momentum: float = 0.0
@@ -117,3 +117,14 @@ DROPOUT_RECIPES = {
         ("conv_6", 2e-4),
     )
 }
+
+# For a model of one's own: its optimizer is in it, or else Keras' Adam.
+OWN = Recipe(
+    dataset=None,
+    optimizer=None,
+    learning_rate=None,
+    batch_size=60,
+    iterations=None,
+    rate=0.2,
+    output_rate=None,
+)

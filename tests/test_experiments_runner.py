@@ -2,15 +2,18 @@
 
 import dataclasses
 import io
+import os
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_lottery import Ticket
 from keras_lottery.experiments import Experiment, Progress, Result
 from keras_lottery.experiments.places import Place
 from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.results import from_csv
+from keras_lottery.experiments.store import Store
 
 SMALL = Experiment(rounds=2, iterations=30, eval_every=10, trials=2)
 
@@ -111,12 +114,96 @@ def test_progress_tells_the_time_left():
         progress.training(Place(0, level, "ticket"))
         progress.iteration(50)
         progress.done(
-            Result(0, "ticket", level, 0.5, 100, 50, 1, 1, 1, 1, 1, 1, 2.0)
+            Place(0, level, "ticket"),
+            Result(0, "ticket", level, 0.5, 100, 50, 1, 1, 1, 1, 1, 1, 2.0),
         )
     progress.end()
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2 and lines[0].startswith("[1/2] trial 0 ticket")
     assert "s left" in lines[0] and "density  50.00%" in lines[0]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_shows_all_that_is_trained_at_once():
+    stream = Terminal()
+    progress = Progress(stream)
+    progress.begin(4, 100)
+    places = [Place(trial, 0, "ticket") for trial in (0, 1)]
+    for place in places:
+        progress.training(place)
+    last = stream.getvalue().rsplit("\x1b[K", 1)[1]
+    assert last.startswith("[0/4] trial 0 ticket level 0, trial 1 ticket")
+    result = Result(0, "ticket", 0, 1.0, 100, 50, 1, 1, 1, 1, 1, 1, 2.0)
+    progress.done(places[0], result)
+    last = stream.getvalue().rsplit("\x1b[K", 1)[1]
+    assert last.startswith("[1/4] trial 1 ticket level 0, 0 min")
+
+
+def test_the_backend_and_why_it_was_chosen_are_told(tmp_path):
+    told = []
+
+    class Notes(Silence):
+        def note(self, line):
+            told.append(line)
+
+    dataclasses.replace(SMALL, trials=1, rounds=0).run(tmp_path, Notes())
+    (line,) = told
+    assert line.startswith("Training by ") and " ms a step" in line
+
+
+def test_a_second_process_on_the_same_directory_is_refused(tmp_path):
+    # A lock taken twice in one process is refused like one of two processes.
+    with Store(tmp_path).alone():
+        with pytest.raises(RuntimeError, match=f"process {os.getpid()}"):
+            SMALL.run(tmp_path)
+    assert not (tmp_path / "experiment.json").exists()
+    with Store(tmp_path).alone():
+        pass
+
+
+def test_an_entry_that_was_cut_short_costs_one_training(whole, tmp_path):
+    few = dataclasses.replace(SMALL, trials=1)
+    results = few.run(tmp_path)
+    path = tmp_path / "places.jsonl"
+    path.write_text(path.read_text()[:-9])
+    again = []
+
+    class Counts(Silence):
+        def training(self, place):
+            again.append(place)
+
+    assert untimed(few.run(tmp_path, Counts())) == untimed(results)
+    assert again == [Place(0, 2, "reinit")]
+
+
+def test_curves_for_tensorboard(tmp_path):
+    few = dataclasses.replace(SMALL, trials=1, rounds=1)
+    few.run(tmp_path / "run", tensorboard_dir=tmp_path / "board")
+    found = {
+        str(path.parent.relative_to(tmp_path / "board"))
+        for path in tmp_path.rglob("events*")
+    }
+    arms = ("trial_0/ticket", "trial_0/reinit")
+    levels = {f"{arm}/level_{level:02d}" for arm in arms for level in (0, 1)}
+    assert found == {*arms, *levels}
+    (file,) = (tmp_path / "board/trial_0/ticket/level_01").iterdir()
+    values = {}
+    for event in tf.compat.v1.train.summary_iterator(str(file)):
+        for value in event.summary.value:
+            values[value.tag, event.step] = tf.make_ndarray(value.tensor)
+    assert sorted(step for tag, step in values if tag == "val_loss") == [
+        10,
+        20,
+        30,
+    ]
+    place = Place(0, 1, "ticket")
+    store = Store(tmp_path / "run")
+    curves = store.load_curves(store.load_places()[place])
+    assert values["val_loss", 20] == np.float32(curves["val_loss"][1])
 
 
 def test_late_rewinding_starts_levels_at_the_step(tmp_path):

@@ -148,7 +148,7 @@ def test_command_versions_and_hardware_are_told(run_dir, page):
 def test_an_older_run_is_reported_as_far_as_it_goes(run_dir, tmp_path):
     """No places, no environment; the reinit curves cannot be found."""
     shutil.copytree(run_dir, tmp_path, dirs_exist_ok=True)
-    for name in ("places.json", "environment.json", "report.html"):
+    for name in ("places.jsonl", "environment.json", "report.html"):
         (tmp_path / name).unlink()
     report.write(tmp_path)
     page = Page((tmp_path / "report.html").read_text())

@@ -4,6 +4,7 @@ import csv
 import os
 import pathlib
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def start(*flags):
+def start(*flags, **options):
     return subprocess.Popen(
         [sys.executable, "tools/find_ticket.py", *flags],
         cwd=ROOT,
@@ -23,11 +24,12 @@ def start(*flags):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        **options,
     )
 
 
-def finish(*flags):
-    process = start(*flags)
+def finish(*flags, **options):
+    process = start(*flags, **options)
     out, err = process.communicate()
     return process.returncode, out, err
 
@@ -70,6 +72,28 @@ def test_a_wrong_value_is_one_line(flags, message, tmp_path):
     code, out, err = finish(*flags, f"--run_dir={tmp_path / 'run'}")
     assert code == 2 and err.count("\n") == 1 and message in err
     assert not (tmp_path / "run" / "results.csv").exists()
+
+
+def limit_files():
+    # As a full disk does, it fails a write half-way.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+
+def test_a_full_disk_is_one_line_and_costs_one_training(tmp_path):
+    run_dir = f"--run_dir={tmp_path}"
+    code, out, err = finish(*SMALL, run_dir, preexec_fn=limit_files)
+    lines = [line for line in err.splitlines() if not line.startswith("[")]
+    assert code == 2 and len(lines) <= 2, err
+    assert "File too large: " in lines[-1] and lines[-1].endswith("'")
+    assert not list(tmp_path.rglob("*.ticket"))
+    assert not list((tmp_path / "tickets").rglob(".*"))
+    code, out, err = finish(*SMALL, run_dir)
+    assert code == 0 and len(rows(tmp_path)) == 1 + 2 * 2
+
+
+def test_a_directory_that_cannot_be_written_is_one_line():
+    code, out, err = finish(*SMALL, "--run_dir=/proc/nowhere/run")
+    assert code == 2 and err.count("\n") == 1 and "/proc/nowhere" in err
 
 
 @pytest.mark.slow

@@ -410,7 +410,10 @@ def test_unsupported_names_the_reason():
         ({"monitor": "loss"}, "monitor='loss'"),
         ({"train": data()[0]}, "`train` must be a pair"),
         ({"validation": (data()[0], data()[1][:5])}, "lengths"),
-        ({"model": compiled(OwnStep(dense_layers()))}, "OwnStep"),
+        (
+            {"model": compiled(OwnStep(dense_layers())), "backend": "xla"},
+            '`backend` must be "fit", since OwnStep has a `train_step`',
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(kwargs, message):

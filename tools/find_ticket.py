@@ -95,12 +95,15 @@ flags.DEFINE_integer("seed", 0, "Every other seed is derived from it.")
 flags.DEFINE_string(
     "backend",
     "auto",
-    "graph, xla or xla_update, or auto: measure a few steps of each.",
+    "graph, xla or xla_update; fit, Keras' own; or auto: measure a few steps.",
 )
 flags.DEFINE_integer(
     "threads", None, "Threads of one operation. Default: one a core."
 )
 flags.DEFINE_integer("workers", 1, "Processes to train in.")
+flags.DEFINE_string(
+    "tensorboard_dir", None, "Curves for TensorBoard. Default: none."
+)
 flags.DEFINE_string(
     "run_dir", None, "Where everything goes. Default: runs/DATASET_MODEL."
 )
@@ -114,7 +117,12 @@ def main():
     experiment = Experiment(**{name: getattr(FLAGS, name) for name in FIELDS})
     run_dir = FLAGS.run_dir or f"runs/{experiment.dataset}_{experiment.model}"
     os.makedirs(run_dir, exist_ok=True)
-    results = experiment.run(run_dir, Progress(), FLAGS.workers)
+    results = experiment.run(
+        run_dir,
+        Progress(),
+        FLAGS.workers,
+        tensorboard_dir=FLAGS.tensorboard_dir,
+    )
     print(report.summary(results))
     print(f"\nThe report is {report.write(run_dir)}")
     print(f"Everything else is in {run_dir}: results.csv, figures/, tickets/")

@@ -2,19 +2,22 @@
 
 import dataclasses
 
+from keras_lottery.datasets import Arrays
 from keras_lottery.experiments import at_initialisation, gradual
 from keras_lottery.experiments.arms import arm
 from keras_lottery.experiments.experiment import Experiment
 from keras_lottery.experiments.progress import Progress
-from keras_lottery.experiments.results import Result
+from keras_lottery.experiments.results import Result, Results
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Experiment))
 
 __all__ = [
     "FIELDS",
+    "Arrays",
     "Experiment",
     "Progress",
     "Result",
+    "Results",
     "arm",
     # Whose arms are registered when they are imported.
     "at_initialisation",

@@ -15,7 +15,16 @@ _TEMPERATURE = 200.0
 _SYNFLOW_STEPS = 100
 
 
-@arm(needs=None)
+def _check(experiment):
+    if callable(experiment.model):
+        raise ValueError(
+            "The arms 'snip', 'grasp' and 'synflow' need `model` to be a "
+            "network of `keras_lottery.models`: their scores are of an image "
+            f"classifier with logits. Received: model={experiment.model!r}"
+        )
+
+
+@arm(needs=None, check=_check)
 def snip(bench, level):
     """Keeps the weights whose removal would change the loss the most.
 
@@ -24,7 +33,7 @@ def snip(bench, level):
     return _pruned(bench, level, snip_scores)
 
 
-@arm(needs=None)
+@arm(needs=None, check=_check)
 def grasp(bench, level):
     """Keeps the weights whose removal would reduce the gradient the most.
 
@@ -33,7 +42,7 @@ def grasp(bench, level):
     return _pruned(bench, level, grasp_scores)
 
 
-@arm(needs=None)
+@arm(needs=None, check=_check)
 def synflow(bench, level):
     """Keeps the weights that most flows through, without any data.
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_lottery import criteria
+from keras_lottery.experiments import building
 from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.seeds import derive
 from keras_lottery.optimizers import clear_pruned_slots
@@ -31,6 +32,7 @@ class Bench:
         self.store = store
         self.trial = None
         self.model = None
+        self._settings = experiment.training()
         self._starts, self._known = {}, {}
 
     def open(self, trial):
@@ -49,16 +51,15 @@ class Bench:
 
     def _build(self):
         experiment = self.experiment
+        self.model = experiment.build_model(self.data, seed=0)
+        if callable(experiment.model):
+            self._settings["made"] = building.fingerprint(self.model)
         self.model = wrap(
-            experiment.build_model(self.data, seed=0),
+            self.model,
             seed=experiment.seed,
             **experiment.pruning(),
         )
-        self.model.compile(
-            experiment.build_optimizer(),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-        )
+        experiment.compile(self.model)
         self.model.optimizer.build(self.model.trainable_variables)
         self._fresh = RewindPoint.capture(self.model).optimizers
         self._loop = Loop(
@@ -178,7 +179,10 @@ class Bench:
 
     def key(self, arm, level):
         """The key of a training: the hash of all that determines it."""
-        settings = self.experiment.training()
+        return self.once(self._key, arm, level)
+
+    def _key(self, arm, level):
+        settings = dict(self._settings)
         if ARMS[arm].train:
             settings["trained_by"] = arm
         return self.store.key(

@@ -1,12 +1,12 @@
 """Experiment: everything that determines a run."""
 
 import dataclasses
-import inspect
 
 import keras
 
 from keras_lottery import criteria, datasets, models, recipes, schedules
 from keras_lottery.experiments import arms as arms_lib
+from keras_lottery.experiments import building
 from keras_lottery.experiments.learning_rates import WarmupAndDrops
 from keras_lottery.training import BACKENDS
 
@@ -15,12 +15,18 @@ from keras_lottery.training import BACKENDS
 class Experiment:
     """A comparison of arms over levels and trials.
 
-    What is left `None` is taken from the paper's recipe for the model.
+    What is left `None` is taken from the paper's recipe for the model. A model
+    of one's own has the recipe `keras_lottery.recipes.OWN`.
 
     Args:
-        dataset: str, `"digits"` or a TFDS image classification set.
+        dataset: str, `"digits"` or a TFDS image classification set; or
+            `keras_lottery.datasets.Arrays`.
         data_dir: optional str, where TFDS has it.
-        model: str, a network of `keras_lottery.models`.
+        model: str, a network of `keras_lottery.models`; or a function that
+            returns a Keras model, and is called with those of the arguments
+            `input_shape`, `classes` and `seed` that it has. A model that it
+            compiles keeps its optimizer, loss and metrics; another is
+            compiled for classification by logits.
         rounds: int, levels 0 to `rounds` are trained. Defaults to 16.
         rate: optional float, of survivors, per round.
         output_rate: optional float, of output layers.
@@ -30,7 +36,7 @@ class Experiment:
         late_rewind_to: optional int, that of the arm `late_rewind`. Defaults
             to a fiftieth of `iterations`, at least 1.
         iterations: optional int, the budget of each training; on `digits`
-            1,000.
+            1,000. A model of one's own has no other default.
         batch_size: optional int.
         optimizer: optional str, a name that Keras knows.
         learning_rate: optional float.
@@ -52,14 +58,33 @@ class Experiment:
     ```python
     experiment = Experiment(dataset="digits", rounds=3)
     results = experiment.run("runs/digits")
+    results.to_pandas().groupby(["arm", "level"]).mean()
+    ```
+
+    With a model and data of one's own:
+
+    ```python
+    def build(seed):
+        keras.utils.set_random_seed(seed)
+        return keras.Sequential(
+            [
+                keras.Input((20,)),
+                keras.layers.Dense(64, "relu"),
+                keras.layers.Dense(3),
+            ]
+        )
+
+    x, y = np.random.rand(500, 20), np.random.randint(0, 3, 500)
+    data = Arrays(train=(x[100:], y[100:]), test=(x[:100], y[:100]))
+    experiment = Experiment(data, model=build, rounds=3, iterations=200)
     ```
 
     Source: Frankle & Carbin, 1803.03635, section 2 and figure 2.
     """
 
-    dataset: str = "digits"
+    dataset: object = "digits"
     data_dir: str | None = None
-    model: str = "lenet_300_100"
+    model: object = "lenet_300_100"
     rounds: int = 16
     rate: float | None = None
     output_rate: float | None = None
@@ -97,7 +122,8 @@ class Experiment:
         metrics = ("val_loss", "val_accuracy")
         _check_choice("early_stop_metric", self.early_stop_metric, metrics)
         _check_choice("backend", self.backend, ("auto", *BACKENDS))
-        _check_positive("learning_rate", self.learning_rate)
+        if self.learning_rate is not None:
+            _check_positive("learning_rate", self.learning_rate)
         self._check_sizes()
         arms_lib.check(self)
         self.build_optimizer()
@@ -120,6 +146,8 @@ class Experiment:
 
     @property
     def _recipe(self):
+        if callable(self.model):
+            return recipes.OWN
         _check_choice("model", self.model, models.NETWORKS)
         dropout = self.dropout and recipes.DROPOUT_RECIPES.get(self.model)
         return dropout or recipes.RECIPES[self.model]
@@ -147,34 +175,56 @@ class Experiment:
 
     def load_data(self, seed):
         """The `Dataset`, split by a seed."""
+        if isinstance(self.dataset, datasets.Arrays):
+            return self.dataset.split(seed)
         return datasets.load(self.dataset, self.data_dir, seed)
 
     def build_model(self, data, seed):
         """The network for a data set, initialised by a seed."""
-        recipe, build = self._recipe, models.get(self.model)
-        accepted = inspect.signature(build).parameters
-        options = {
-            "dropout": self.dropout,
-            "weight_decay": recipe.weight_decay,
-            "augment": recipe.augment,
-        }
-        return build(
+        if callable(self.model):
+            return building.own(self.model, data, seed)
+        recipe = self._recipe
+        return building.call(
+            models.get(self.model),
             input_shape=data.input_shape,
             classes=data.classes,
             seed=seed,
-            **{k: v for k, v in options.items() if k in accepted},
+            dropout=self.dropout,
+            weight_decay=recipe.weight_decay,
+            augment=recipe.augment,
         )
+
+    def compile(self, model):
+        """Compiles a model, unless it came compiled.
+
+        Raises:
+            ValueError: If it did, and the experiment is to train otherwise.
+        """
+        if not model.compiled:
+            model.compile(
+                self.build_optimizer(),
+                keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+                metrics=["accuracy"],
+            )
+            return
+        for name in _OF_AN_OPTIMIZER:
+            if getattr(self, name):
+                raise ValueError(
+                    f"`{name}` must be left out for a model that comes "
+                    "compiled: its own optimizer trains it. "
+                    f"Received: {name}={getattr(self, name)!r}"
+                )
 
     def build_optimizer(self):
         """A fresh optimizer, with the learning-rate schedule."""
-        rate = self.learning_rate
+        rate = self.learning_rate or _LEARNING_RATE
         if self.warmup or self.drops:
             rate = WarmupAndDrops(rate, self.warmup, self.drops)
         config = {"learning_rate": rate}
         if self.momentum:
             config["momentum"] = self.momentum
         try:
-            found = type(keras.optimizers.get(self.optimizer))
+            found = type(keras.optimizers.get(self.optimizer or "adam"))
             return found(**config)
         except (ValueError, TypeError) as error:
             raise ValueError(
@@ -193,9 +243,28 @@ class Experiment:
 
     def training(self):
         """All that determines one training but weights, masks and seeds."""
-        return {name: getattr(self, name) for name in _OF_A_TRAINING}
+        settings = self.settings()
+        return {name: settings[name] for name in _OF_A_TRAINING}
 
-    def run(self, run_dir, progress=None, workers=1, executor=None):
+    def settings(self):
+        """A dict of the arguments, as JSON holds them."""
+        settings = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+        }
+        settings["dataset"] = str(self.dataset)
+        if callable(self.model):
+            settings["model"] = building.name(self.model)
+        return settings
+
+    def run(
+        self,
+        run_dir,
+        progress=None,
+        workers=1,
+        executor=None,
+        tensorboard_dir=None,
+    ):
         """Trains whatever of it is not in the run directory yet.
 
         Args:
@@ -205,15 +274,19 @@ class Experiment:
             workers: int, processes to train in. Defaults to 1, this process.
             executor: optional `concurrent.futures.Executor` to train on
                 instead.
+            tensorboard_dir: optional str or path-like, to write the curves
+                to for TensorBoard.
 
         Returns:
-            A list of `Result`.
+            `Results`: a list of `Result` by trial, arm and level.
         """
         from keras_lottery.experiments.runner import run
 
-        return run(self, run_dir, progress, workers, executor)
+        return run(self, run_dir, progress, workers, executor, tensorboard_dir)
 
 
+# Keras' own, for a model that has no recipe.
+_LEARNING_RATE = 1e-3
 _OF_A_TRAINING = (
     "dataset",
     "model",
@@ -227,6 +300,13 @@ _OF_A_TRAINING = (
     "drops",
     "eval_every",
     "early_stop_metric",
+)
+_OF_AN_OPTIMIZER = (
+    "optimizer",
+    "learning_rate",
+    "momentum",
+    "warmup",
+    "drops",
 )
 _FROM_RECIPE = (
     "scope",

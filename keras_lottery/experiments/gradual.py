@@ -7,12 +7,11 @@ once more, layer by layer, in tf_keras.
 
 import importlib.util
 
-import numpy as np
 import tensorflow as tf
 
 from keras_lottery.experiments.arms import arm
 from keras_lottery.experiments.executors import Processes
-from keras_lottery.training import Training
+from keras_lottery.training import Recorder
 from keras_lottery.training.order import batch_indices
 
 _NEEDED = ("tensorflow_model_optimization", "tf_keras")
@@ -116,14 +115,17 @@ def _train_in_tf_keras(experiment, seeds, densities):
         metrics=["accuracy"],
     )
     first = end + 1 if min(densities.values()) < 1 else 1
-    recorder = _Recorder(first, experiment.early_stop_metric)
+    recorder = Recorder(experiment.early_stop_metric, first)
     step = tfmot.sparsity.keras.UpdatePruningStep()
+
+    def weights():
+        return [w for layer in layers for w in layer.get_weights()]
+
     for stop, batches in _stretches(experiment, data.train, seeds["order"]):
         history = model.fit(batches, callbacks=[step], verbose=0).history
         measured = model.evaluate(*data.validation, batch_size=500, verbose=0)
-        weights = [w for layer in layers for w in layer.get_weights()]
         recorder.add(stop, *measured, history["loss"][0], weights)
-    return recorder.training(), weights
+    return recorder.training(), weights()
 
 
 def _schedule(iterations):
@@ -169,29 +171,3 @@ def _stretches(experiment, train, seed):
         rows = tf.data.Dataset.from_tensor_slices(indices)
         yield stop, rows.map(lambda i: (tf.gather(x, i), tf.gather(y, i)))
         start = stop
-
-
-class _Recorder:
-    """Gathers a `Training`.
-
-    Args:
-        first: int, the iteration from which early stopping looks.
-        monitor: `"val_loss"` or `"val_accuracy"`.
-    """
-
-    def __init__(self, first, monitor):
-        self.first, self.monitor = first, monitor
-        self.rows, self.best = [], None
-
-    def add(self, iteration, loss, accuracy, train_loss, weights):
-        self.rows.append((iteration, loss, accuracy, train_loss))
-        score = loss if self.monitor == "val_loss" else -accuracy
-        better = self.best is None or score < self.best[0]
-        if iteration >= self.first and better:
-            self.best = score, iteration, weights
-
-    def training(self):
-        steps, *curves = map(np.asarray, zip(*self.rows))
-        nan = np.flatnonzero(np.isnan(curves[0]))
-        diverged = int(steps[nan[0]]) if len(nan) else None
-        return Training(steps, *curves, *self.best[1:], diverged, 0.0)

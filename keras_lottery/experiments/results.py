@@ -40,6 +40,17 @@ class Result:
     seconds: float
 
 
+class Results(list):
+    """A list of `Result`."""
+
+    def to_pandas(self):
+        """A `pandas.DataFrame`: a row each, the columns of `results.csv`."""
+        import pandas
+
+        rows = [dataclasses.asdict(result) for result in self]
+        return pandas.DataFrame(rows, columns=COLUMNS)
+
+
 COLUMNS = [field.name for field in dataclasses.fields(Result)]
 
 

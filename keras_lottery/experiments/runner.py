@@ -2,6 +2,10 @@
 
 import concurrent.futures
 import functools
+import itertools
+import json
+import pickle
+import time
 
 from keras_lottery.experiments import environment
 from keras_lottery.experiments.arms import ARMS
@@ -9,16 +13,24 @@ from keras_lottery.experiments.executors import Processes, Serial
 from keras_lottery.experiments.jobs import run_job
 from keras_lottery.experiments.places import plan
 from keras_lottery.experiments.progress import Silence
-from keras_lottery.experiments.results import Result, to_csv
+from keras_lottery.experiments.results import Result, Results, to_csv
 from keras_lottery.experiments.store import Store
+from keras_lottery.experiments.tensorboard import Board
 from keras_lottery.schedules import check_integer
 
 
-def run(experiment, run_dir, progress=None, workers=1, executor=None):
+def run(
+    experiment,
+    run_dir,
+    progress=None,
+    workers=1,
+    executor=None,
+    tensorboard_dir=None,
+):
     """Trains whatever of an experiment is not in the run directory yet.
 
-    After each training `results.csv` holds all that is known, so that a run
-    that is killed loses at most the trainings in progress.
+    A run that is killed loses at most the trainings in progress; what was
+    trained is in `results.csv` a second later.
 
     Args:
         experiment: `Experiment`.
@@ -26,22 +38,44 @@ def run(experiment, run_dir, progress=None, workers=1, executor=None):
         progress: optional `Progress`. Defaults to silence.
         workers: int, processes to train in. Defaults to 1, this process.
         executor: optional `concurrent.futures.Executor` to train on instead.
+        tensorboard_dir: optional str or path-like, to write the curves to for
+            TensorBoard.
 
     Returns:
-        A list of `Result`, by trial, arm and level.
+        `Results`, by trial, arm and level.
+
+    Raises:
+        ValueError: If the run directory holds another experiment.
+        RuntimeError: If another process runs in it.
     """
     check_integer("workers", workers, minimum=1)
-    store = Store(run_dir)
-    experiment.load_data(0)  # a missing data set is told before all else
-    store.claim(experiment)
-    environment.record(store, workers)
     if executor is None:
         executor = Serial() if workers == 1 else Processes(workers)
-    coordinator = Coordinator(experiment, store, progress or Silence())
+    if not isinstance(executor, Serial):
+        _check_sendable(experiment)
+    store = Store(run_dir)
+    experiment.load_data(0)  # a missing data set is told before all else
     try:
-        return coordinator.run(executor)
+        with store.alone():
+            store.claim(experiment)
+            environment.record(store, workers)
+            board = Board(tensorboard_dir) if tensorboard_dir else None
+            return Coordinator(
+                experiment, store, progress or Silence(), board
+            ).run(executor)
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _check_sendable(experiment):
+    try:
+        pickle.dumps(experiment)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            "`model` must be a function at the top level of a module, for "
+            "other processes to find it by its name. Received: "
+            f"model={experiment.model!r} ({error})"
+        ) from None
 
 
 class Coordinator:
@@ -51,36 +85,44 @@ class Coordinator:
         experiment: `Experiment`.
         store: `Store`, which nobody else writes.
         progress: `Progress`.
+        board: optional `Board`.
     """
 
-    def __init__(self, experiment, store, progress):
+    def __init__(self, experiment, store, progress, board=None):
         self.experiment = experiment
         self.store = store
         self.progress = progress
+        self.board = board
         self.results = {}
         self.keys = store.load_places()
+        self.known = store.known_keys()
+        self._written = float("-inf")
+        self._told = False
 
     def run(self, executor):
-        """Runs all jobs on an executor; returns the list of `Result`."""
+        """Runs all jobs on an executor; returns `Results`."""
         places = plan(self.experiment)
         self.progress.begin(len(places), self.experiment.iterations)
         waiting = [p for p in places if not self._found(p)]
-        self._write_results()
         running = {}
         slots = getattr(executor, "slots", len(places))
-        while waiting or running:
-            # The first job alone chooses the backend that all others use.
-            known = self.store.exists("timings.json")
-            for place in self._ready(waiting, slots if known else 1, running):
-                waiting.remove(place)
-                running[self._submit(executor, place)] = place
-            done, _ = concurrent.futures.wait(
-                running, return_when=concurrent.futures.FIRST_COMPLETED
-            )
-            for future in done:
-                self._finish(running.pop(future), *future.result())
+        try:
+            while waiting or running:
+                # The first job alone chooses the backend that all others use.
+                known = self.store.exists(_TIMINGS)
+                free = (slots if known else 1) - len(running)
+                for place in self._ready(waiting, free):
+                    waiting.remove(place)
+                    running[self._submit(executor, place)] = place
+                done, _ = concurrent.futures.wait(
+                    running, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                for future in done:
+                    self._finish(running.pop(future), *future.result())
+        finally:
+            results = self._write_results()
         self.progress.end()
-        return self._write_results()
+        return results
 
     def _found(self, place):
         """Takes a place's result from the store, if it is all there."""
@@ -93,24 +135,21 @@ class Coordinator:
         self._take(place, record, found=True)
         return True
 
-    def _ready(self, waiting, slots, running):
-        free = slots - len(running)
-        ready = [
+    def _ready(self, waiting, free):
+        ready = (
             p for p in waiting if p.needs is None or p.needs in self.results
-        ]
-        return ready[: max(0, free)]
+        )
+        return list(itertools.islice(ready, max(0, free)))
 
     def _submit(self, executor, place):
-        inputs = ["timings.json"]
+        inputs = [_TIMINGS]
         before = place.needs
         if before:
             inputs.append(
                 self.store.ticket_path(before.trial, before.arm, before.level)
             )
-        known = self.store.known_keys()
-        if ARMS[place.arm].chain:
-            # Its ticket is wanted, not only its result.
-            known = set()
+        # Of a chain the ticket is wanted, not only the result.
+        known = frozenset(() if ARMS[place.arm].chain else self.known)
         self.progress.training(place)
         job = functools.partial(
             run_job, self.experiment, place, self.store.take(inputs), known
@@ -122,24 +161,43 @@ class Coordinator:
     def _finish(self, place, key, files):
         for path, content in files.items():
             self.store.put(path, content)
+        self._tell_backend()
         record = self.store.load_record(key)
         if record is None:
             raise OSError(f"The record of {place} could not be read back.")
         self.keys[place] = key
-        self.store.save_places(self.keys)
+        self.known.add(key)
+        self.store.add_place(place, key)
         self._take(place, record)
-        self._write_results()
+        if time.monotonic() - self._written > _WRITTEN_EVERY:
+            self._write_results()
 
     def _take(self, place, record, found=False):
         result = Result(place.trial, place.arm, place.level, **record)
         self.results[place] = result
-        self.progress.done(result, found)
+        self.progress.done(place, result, found)
+        if self.board and ARMS[place.arm].shown:
+            self.board.add(result, self.store.load_curves(self.keys[place]))
+
+    def _tell_backend(self):
+        """Says once by what the run is trained, and why."""
+        if self._told or not self.store.exists(_TIMINGS):
+            return
+        self._told = True
+        with open(self.store.path(_TIMINGS)) as file:
+            for backend, why in json.load(file).values():
+                self.progress.note(f"Training by {backend}: {why}.")
 
     def _write_results(self):
+        self._written = time.monotonic()
         arms = self.experiment.arms
         shown = sorted(
             (r for r in self.results.values() if r.arm in arms),
             key=lambda r: (r.trial, arms.index(r.arm), r.level),
         )
         self.store.write_text("results.csv", to_csv(shown))
-        return shown
+        return Results(shown)
+
+
+_TIMINGS = "timings.json"
+_WRITTEN_EVERY = 1.0

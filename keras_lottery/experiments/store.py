@@ -6,6 +6,7 @@ it was killed, gets the record instead. Files appear whole or not at all, and
 one that is damaged is named and trained again.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,7 +19,13 @@ from keras_lottery import masks as masks_lib
 from keras_lottery.experiments.places import Place
 from keras_lottery.tickets import Ticket
 
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing stops a second process.
+    fcntl = None
+
 _FORMAT = 1
+_PLACES = "places.jsonl"
 
 
 class Store:
@@ -107,16 +114,21 @@ class Store:
 
     def load_places(self):
         """Dict, `Place` -> key of its training."""
-        if not self.exists("places.json"):
-            return {}
-        with open(self.path("places.json")) as file:
-            rows = json.load(file)
-        return {Place(*place): key for *place, key in rows}
+        places = {}
+        if self.exists(_PLACES):
+            with open(self.path(_PLACES)) as file:
+                for line in file:
+                    # A line that was cut short is that of one training.
+                    with contextlib.suppress(ValueError):
+                        *place, key = json.loads(line)
+                        places[Place(*place)] = key
+        return places
 
-    def save_places(self, keys):
-        """Writes the dict that `load_places` reads."""
-        rows = [[p.trial, p.level, p.arm, key] for p, key in keys.items()]
-        self.write_text("places.json", json.dumps(rows, indent=0))
+    def add_place(self, place, key):
+        """Notes the key of a place's training, for `load_places`."""
+        row = [place.trial, place.level, place.arm, key]
+        with open(self.path(_PLACES), "a") as file:
+            file.write(f"{json.dumps(row)}\n")
 
     def save_ticket(self, trial, arm, ticket):
         """Writes the `Ticket` of a trained level."""
@@ -159,6 +171,30 @@ class Store:
         """Writes a text file in one step."""
         self.put(path, text.encode())
 
+    @contextlib.contextmanager
+    def alone(self):
+        """Keeps other processes from running in the directory.
+
+        Raises:
+            RuntimeError: If another one does.
+        """
+        with open(self.path(".lock"), "a+") as file:
+            if fcntl:
+                try:
+                    # It ends with the process, however that ends.
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.seek(0)
+                    raise RuntimeError(
+                        f"{self.directory} is in use by process "
+                        f"{file.read() or 'unknown'}. Wait for it, or give "
+                        "another `run_dir`."
+                    ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
     def claim(self, experiment):
         """Makes the directory that of an experiment.
 
@@ -190,7 +226,7 @@ class Store:
 
 def _flags(experiment):
     """The settings as JSON gives them back."""
-    return json.loads(json.dumps(dataclasses.asdict(experiment)))
+    return json.loads(json.dumps(experiment.settings()))
 
 
 def _with_defaults(known, experiment):

@@ -18,8 +18,10 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from keras_lottery.training.compiled import BACKENDS
+from keras_lottery.training.compiled import COMPILED
 from keras_lottery.training.order import batch_indices
+
+BACKENDS = (*COMPILED, "fit")
 
 # A measurement may cost this much, in seconds, or as a part of the training.
 _BUDGET_SECONDS = 10.0
@@ -35,7 +37,7 @@ _STRETCH_SECONDS = 0.1
 _chosen = {}
 
 
-def choose(model, steps_on, data, shape, steps, timings=None):
+def choose(model, steps_on, data, shape, steps, timings=None, must_fit=None):
     """Measures the backends and names the fastest.
 
     Leaves every variable as it was, bit for bit.
@@ -48,45 +50,58 @@ def choose(model, steps_on, data, shape, steps, timings=None):
             the training to come.
         steps: Integer, the length of the training to come.
         timings: Path of a JSON file of earlier choices, or `None`.
+        must_fit: The reason why the model has to be trained by `fit`, or
+            `None`.
 
     Returns:
-        One of `"graph"`, `"xla"` and `"xla_update"`.
+        Pair of str: one of `BACKENDS`, and why.
     """
     key = _key(model, data, shape)
     choice = {**_chosen, **_read(timings)}.get(key)
-    if choice not in BACKENDS:
-        with _preserved(model, steps_on("graph")):
-            choice = _fastest(steps_on, data, shape, steps)
+    if not _is_choice(choice):
+        if must_fit:
+            choice = ["fit", must_fit]
+        else:
+            with _preserved(model, steps_on("graph")):
+                choice = list(_fastest(steps_on, data, shape, steps))
     _chosen[key] = choice
-    return _agree(timings, key, choice)
+    return tuple(_agree(timings, key, choice))
+
+
+def _is_choice(value):
+    return isinstance(value, list) and value[:1] and value[0] in BACKENDS
 
 
 def _fastest(steps_on, data, shape, steps):
+    """The fastest backend, and what was measured."""
     began = time.perf_counter()
     tiny = (1, min(2, shape[1]))
     graph_tiny, preparing = _measure(steps_on("graph"), data, tiny)
     graph, _ = _measure(steps_on("graph"), data, shape)
-    logging.info("graph: %.3f ms a step.", 1e3 * graph)
+    found = [f"graph {1e3 * graph:.3g} ms a step"]
     budget = max(_BUDGET_SECONDS, _BUDGET_PART * steps * graph)
+    fastest = "graph"
     for backend in ("xla", "xla_update"):
         left = budget - (time.perf_counter() - began)
         if 2 * _COMPILE_TIMES * preparing > left:
-            logging.info("%s: not tried, takes too long to compile.", backend)
+            found.append(f"{backend} takes too long to compile")
             continue
         try:
             seconds, _ = _measure(steps_on(backend), data, tiny)
             if seconds > graph_tiny:
-                logging.info("%s: slower on two examples.", backend)
+                found.append(f"{backend} slower on two examples")
                 continue
             seconds, _ = _measure(steps_on(backend), data, shape)
         except Exception as error:
             # Any failure to compile what runs as a graph is XLA's own.
-            logging.info("%s: cannot compile this model: %s", backend, error)
+            logging.info("%s cannot compile this model: %s", backend, error)
+            found.append(f"{backend} cannot compile this model")
             continue
-        logging.info("%s: %.3f ms a step.", backend, 1e3 * seconds)
+        found.append(f"{backend} {1e3 * seconds:.3g} ms a step")
         if seconds * _MARGIN < graph:
-            return backend
-    return "graph"
+            fastest = backend
+            break
+    return fastest, ", ".join(found)
 
 
 def _measure(steps, data, shape):
@@ -163,7 +178,7 @@ def _agree(path, key, choice):
     if path is None:
         return choice
     choices = _read(path)
-    if choices.get(key) in BACKENDS:
+    if _is_choice(choices.get(key)):
         return choices[key]
     # Written beside and renamed: a reader never sees half a file.
     part = pathlib.Path(f"{path}.{os.getpid()}")

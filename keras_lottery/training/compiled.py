@@ -12,7 +12,7 @@ import contextlib
 import keras
 import tensorflow as tf
 
-BACKENDS = ("graph", "xla", "xla_update")
+COMPILED = ("graph", "xla", "xla_update")
 
 
 class CompiledSteps:

@@ -1,6 +1,5 @@
 """Loop: trains and evaluates one model, many times over, compiled once."""
 
-import dataclasses
 import time
 
 import keras
@@ -8,47 +7,16 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_lottery.training import calibration
-from keras_lottery.training.compiled import BACKENDS, CompiledSteps, into_blocks
+from keras_lottery.training import calibration, fit
+from keras_lottery.training.calibration import BACKENDS
+from keras_lottery.training.compiled import COMPILED, CompiledSteps, into_blocks
 from keras_lottery.training.order import batch_indices
+from keras_lottery.training.recording import MONITORS, Recorder
 from keras_lottery.training.support import unsupported
 
 # One compiled call cannot be interrupted; so long it may be, in seconds.
 _LONGEST_CALL = 2.0
 _EVALUATION_BATCH = 500
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """What one training measured.
-
-    Attributes:
-        iterations: int array, the iterations after which the model was
-            evaluated: every multiple of `eval_every`, and the last.
-        val_loss: float array, the validation loss there.
-        val_accuracy: float array, the validation accuracy there; NaN if the
-            model was compiled without an accuracy metric.
-        train_loss: float array, the mean training loss of the steps since
-            the evaluation before.
-        early_stop_iteration: The iteration of minimum validation loss (or
-            of maximum accuracy, if that is monitored), the first of equals.
-            The state before the first step is not eligible.
-        early_stop_weights: The weights at that iteration, as
-            `model.get_weights()` returns them.
-        diverged: The iteration at which the validation loss was NaN and
-            training ended; `None` if it was trained to the end.
-        seconds: Wall time of training and evaluation, without the choice of
-            the backend.
-    """
-
-    iterations: np.ndarray
-    val_loss: np.ndarray
-    val_accuracy: np.ndarray
-    train_loss: np.ndarray
-    early_stop_iteration: int
-    early_stop_weights: list
-    diverged: int | None
-    seconds: float
 
 
 class Loop:
@@ -67,14 +35,17 @@ class Loop:
     per architecture. Two backends give the same numbers to float tolerance,
     not the same bits, and draw other random numbers for dropout (as `fit`
     does with and without `jit_compile`): to repeat a training bit for bit,
-    pass the `backend` of the first one.
+    pass the `backend` of the first one. A model that cannot be trained
+    faithfully this way, such as one with a `train_step` of its own (see
+    `unsupported`), is trained by Keras' `fit` on the same batches, which
+    is logged with the reason.
 
     The protocol is that of Frankle & Carbin (arXiv 1803.03635, section 2 and
     appendix G): evaluate every 100 iterations, train the full budget, find
     the early-stop iteration afterwards.
 
     Args:
-        model: A compiled Keras model for which `unsupported` is `None`.
+        model: A compiled Keras model.
         train: Pair `(x, y)` of arrays, or nested structures of arrays, with
             the examples on the first axis. Floats are cast to
             `keras.config.floatx()`, as `fit` does.
@@ -85,14 +56,14 @@ class Loop:
         monitor: `"val_loss"`, of which the minimum, or `"val_accuracy"`, of
             which the maximum is the early-stop iteration. Defaults to
             `"val_loss"`, as in the paper.
-        backend: `"auto"`, `"graph"`, `"xla"` or `"xla_update"`. Defaults to
-            `"auto"`: choose by measurement.
+        backend: `"auto"`, `"graph"`, `"xla"`, `"xla_update"` or `"fit"`.
+            Defaults to `"auto"`: choose by measurement.
         timings: Path of a JSON file that remembers what `"auto"` measured
             from one process to the next. Defaults to `None`: forget it.
 
     Raises:
-        ValueError: If the model cannot be trained faithfully, naming the
-            reason, or if an argument is out of range.
+        ValueError: If an argument is out of range, or names a compiled
+            backend for a model that it cannot train faithfully.
 
     Example:
 
@@ -128,9 +99,9 @@ class Loop:
                 f"`backend` must be one of {('auto', *BACKENDS)}. "
                 f"Received: backend={backend!r}"
             )
-        if monitor not in ("val_loss", "val_accuracy"):
+        if monitor not in MONITORS:
             raise ValueError(
-                '`monitor` must be "val_loss" or "val_accuracy". '
+                f"`monitor` must be one of {MONITORS}. "
                 f"Received: monitor={monitor!r}"
             )
         size = _check_data("train", train)
@@ -144,9 +115,12 @@ class Loop:
                 "`eval_every` must be at least 1. "
                 f"Received: eval_every={eval_every}"
             )
-        reason = unsupported(model, *train)
-        if reason:
-            raise ValueError(f"`model` must be trained with `fit`: {reason}.")
+        self._must_fit = unsupported(model, *train)
+        if self._must_fit and backend in COMPILED:
+            raise ValueError(
+                f'`backend` must be "fit", since {self._must_fit}. '
+                f"Received: backend={backend!r}"
+            )
         self.model = model
         self.batch_size = batch_size
         self.eval_every = eval_every
@@ -207,31 +181,30 @@ class Loop:
         self.choose_backend(iterations - start)
         self._check_monitor()
         self.model.reset_metrics()
-        began = time.perf_counter()
-        records, best, best_score, diverged = [], None, None, None
-        while start < iterations and diverged is None:
-            stop = start - start % self.eval_every + self.eval_every
-            stop = min(stop, iterations)
-            train_loss = self._train_chunk(
-                seed, start, stop, progress, visits or {}
+        recorder, visits = Recorder(self.monitor), visits or {}
+
+        def evaluated(iteration, train_loss):
+            measured = self._evaluate(self._validation)
+            recorder.add(
+                iteration, *measured, train_loss, self.model.get_weights
             )
-            loss, accuracy = self._evaluate(self._validation)
-            records.append((stop, loss, accuracy, train_loss))
-            score = loss if self.monitor == "val_loss" else -accuracy
-            if best is None or score < best_score:
-                best, best_score = (stop, self.model.get_weights()), score
-            if np.isnan(loss):
-                diverged = stop
-                logging.warning("Loss is NaN at iteration %d: stopped.", stop)
-            start = stop
-        # As `fit` ends: with `use_ema`, the averages become the weights.
-        self.model.optimizer.finalize_variable_values(
-            self.model.trainable_weights
-        )
-        steps, *curves = map(np.asarray, zip(*records))
-        return Training(
-            steps, *curves, *best, diverged, time.perf_counter() - began
-        )
+            return recorder.diverged is not None
+
+        if self.backend == "fit":
+            batches = self._batches(seed, start, iterations)
+            fit.train(
+                self.model,
+                self._train_data,
+                batches,
+                start,
+                self.eval_every,
+                evaluated,
+                visits,
+                progress,
+            )
+        else:
+            self._train(seed, start, iterations, evaluated, visits, progress)
+        return recorder.training()
 
     def evaluate(self, data, weights=None):
         """Loss and accuracy of the model, as Keras' `evaluate` gives them.
@@ -271,19 +244,22 @@ class Loop:
         Returns:
             The backend's name, from now on also `self.backend`.
         """
+        self._build()
         if self.backend == "auto":
-            self.backend = calibration.choose(
+            self.backend, why = calibration.choose(
                 self.model,
                 self._steps_on,
                 self._train_data,
                 shape=(self.eval_every, self.batch_size),
                 steps=steps,
                 timings=self.timings,
+                must_fit=self._must_fit,
             )
+            level = logging.WARNING if self._must_fit else logging.INFO
+            logging.log(level, "Training by %s: %s.", self.backend, why)
         return self.backend
 
     def _check_monitor(self):
-        self._build()
         names = list(self.model.get_metrics_result())
         if self.monitor == "val_accuracy" and not any(map(_is_accuracy, names)):
             raise ValueError(
@@ -291,31 +267,41 @@ class Loop:
                 f"accuracy metric. Received: a model with metrics {names}"
             )
 
-    def _train_chunk(self, seed, start, stop, progress, visits):
-        """Trains from one evaluation to the next; returns the mean loss."""
+    def _batches(self, seed, start, stop):
+        return batch_indices(self._size, self.batch_size, seed, start, stop)
+
+    def _train(self, seed, start, stop, evaluated, visits, progress):
+        """Trains by compiled calls that end where something is to be done."""
         steps = self._steps_on(self.backend)
-        # XLA compiles per shape: a shorter chunk is padded to full height.
+        # XLA compiles per shape: a shorter call is padded to full height.
         indices = np.zeros((self.eval_every, self.batch_size), np.int32)
-        while start < stop:
-            count = min(stop - start, self._call_length)
-            due = [v - start for v in visits if start < v < start + count]
-            count = min([count, *due])
-            indices[:count] = batch_indices(
-                self._size, self.batch_size, seed, start, start + count
-            )
+        ended = False
+        while start < stop and not ended:
+            due = start - start % self.eval_every + self.eval_every
+            ends = [due, stop, start + self._call_length, *visits]
+            end = min(e for e in ends if e > start)
+            indices[: end - start] = self._batches(seed, start, end)
             began = time.perf_counter()
-            results = steps.train(count, indices, self._train_data)
-            per_step = (time.perf_counter() - began) / count
+            results = steps.train(end - start, indices, self._train_data)
+            per_step = (time.perf_counter() - began) / (end - start)
             self._call_length = max(1, int(_LONGEST_CALL / per_step))
-            start += count
-            if start in visits:
-                visits[start]()
+            if end in visits:
+                visits[end]()
+            if end in (due, stop):
+                ended = evaluated(end, results["loss"])
             if progress:
-                progress(start)
-        return results["loss"]
+                progress(end)
+            start = end
+        # As `fit` ends: with `use_ema`, the averages become the weights.
+        self.model.optimizer.finalize_variable_values(
+            self.model.trainable_weights
+        )
 
     def _evaluate(self, blocks):
-        results = self._steps_on(self.backend).evaluate(blocks)
+        if self.backend == "fit":
+            results = fit.evaluate(self.model, blocks)
+        else:
+            results = self._steps_on(self.backend).evaluate(blocks)
         accuracies = [v for k, v in results.items() if _is_accuracy(k)]
         return results["loss"], (accuracies or [float("nan")])[0]
 

@@ -1,0 +1,102 @@
+"""Building models by functions, the user's own among them."""
+
+import contextlib
+import hashlib
+import inspect
+import json
+
+import keras
+
+# Private, for lack of a public way to have the same model built twice with
+# the same automatic names: weights are known by their paths.
+from keras.src.backend.common import global_state
+
+
+def call(build, **arguments):
+    """Calls a function with those of the arguments that it has.
+
+    Args:
+        build: function.
+        **arguments: what it may be called with.
+
+    Returns:
+        What it returns.
+    """
+    parameters = inspect.signature(build).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return build(**arguments)
+    accepted = {p.name for p in parameters}
+    return build(**{k: v for k, v in arguments.items() if k in accepted})
+
+
+def own(build, data, seed):
+    """A built model of a user's function, the same for the same seed.
+
+    The seed is also made that of Keras, NumPy and Python, for a function that
+    does not take one.
+
+    Args:
+        build: function, called with those of `input_shape`, `classes` and
+            `seed` that it has.
+        data: `Dataset`.
+        seed: int.
+
+    Returns:
+        A `keras.Model`.
+
+    Raises:
+        ValueError: If it does not return one.
+    """
+    keras.utils.set_random_seed(seed)
+    with _names_from_the_first():
+        model = call(
+            build,
+            input_shape=data.input_shape,
+            classes=data.classes,
+            seed=seed,
+        )
+        if not isinstance(model, keras.Model):
+            raise ValueError(
+                "`model` must be a function that returns a Keras 3 model. "
+                f"Received: model={name(build)}, which returned {model!r}"
+            )
+        if not model.built or not model.weights:
+            model(keras.tree.map_structure(lambda x: x[:1], data.train[0]))
+    return model
+
+
+def name(build):
+    """How a function is called in files: module and name."""
+    qualified = getattr(build, "__qualname__", type(build).__qualname__)
+    return f"{build.__module__}.{qualified}"
+
+
+def fingerprint(model):
+    """The hash of how a model computes and is trained.
+
+    Args:
+        model: `keras.Model`, compiled. Of one that Keras cannot write down
+            the source of its class is taken.
+
+    Returns:
+        A str of 32 hexadecimal digits.
+    """
+    try:
+        made = keras.saving.serialize_keras_object(model)
+    except (NotImplementedError, TypeError, ValueError):
+        made = {}
+    with contextlib.suppress(OSError, TypeError):
+        made["source"] = inspect.getsource(type(model))
+    text = json.dumps(made, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def _names_from_the_first():
+    """Automatic names begin as in a new process."""
+    before = global_state.get_global_attribute("object_name_uids")
+    global_state.set_global_attribute("object_name_uids", None)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("object_name_uids", before)

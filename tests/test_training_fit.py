@@ -1,0 +1,148 @@
+"""What the compiled loop cannot train is trained by `fit`, as faithfully."""
+
+import json
+import logging
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_training import (
+    BATCH,
+    OwnStep,
+    assert_as_fit,
+    compiled,
+    data,
+    dense,
+    dense_layers,
+    loop_on,
+    state,
+)
+
+from keras_lottery import wrap
+from keras_lottery.training import Loop
+
+
+class HalfLoss(keras.Model):
+    """Trains on half the loss: `fit` alone knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.logits = dense_layers()
+
+    def call(self, x):
+        return self.logits(self.hidden(x))
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = 0.5 * self.compute_loss(x, y, self(x, training=True))
+        variables = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        self._loss_tracker.update_state(loss)
+        return self.get_metrics_result()
+
+
+def half(**kwargs):
+    keras.utils.set_random_seed(1)
+    model = HalfLoss()
+    model(data()[0][:1])
+    return compiled(model, **kwargs)
+
+
+def test_the_reason_is_said_in_one_line_and_kept(tmp_path, caplog):
+    timings = tmp_path / "timings.json"
+    loop = loop_on(half(), "auto", timings=timings)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        loop.train(5, seed=0)
+    assert loop.backend == "fit"
+    (line,) = [r.getMessage() for r in caplog.records]
+    assert line == "Training by fit: HalfLoss has a `train_step` of its own."
+    (choice,) = json.loads(timings.read_text()).values()
+    assert choice == ["fit", "HalfLoss has a `train_step` of its own"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        half,
+        lambda: half(steps_per_execution=3),
+        lambda: dense(keras.optimizers.Adam(0.01, use_ema=True)),
+    ],
+)
+def test_it_ends_where_one_fit_on_the_same_batches_ends(model):
+    assert_as_fit(model(), "fit", tolerance=1e-6)
+
+
+def test_evaluations_between_steps_change_nothing():
+    often, once = half(), half()
+    runs = [
+        loop_on(model, "fit", eval_every=every).train(23, seed=3)
+        for model, every in ((often, 5), (once, 23))
+    ]
+    assert list(runs[0].iterations) == [5, 10, 15, 20, 23]
+    for a, b in zip(often.get_weights(), once.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    assert runs[0].val_loss[-1] == runs[1].val_loss[-1]
+    assert np.average(runs[0].train_loss, weights=[5, 5, 5, 5, 3]) == (
+        pytest.approx(runs[1].train_loss[0], rel=1e-5)
+    )
+
+
+def test_it_measures_what_the_compiled_loop_measures():
+    runs = [loop_on(dense(), b).train(23, seed=3) for b in ("fit", "graph")]
+    for name in ("iterations", "val_loss", "val_accuracy", "train_loss"):
+        np.testing.assert_allclose(
+            *(getattr(run, name) for run in runs), rtol=1e-5
+        )
+    assert runs[0].early_stop_iteration == runs[1].early_stop_iteration
+    for a, b in zip(*(run.early_stop_weights for run in runs)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_visits_are_at_their_step_and_a_start_goes_on():
+    whole, parts = half(), half()
+    loop_on(whole, "fit").train(12, seed=3)
+    loop, seen = loop_on(parts, "fit"), []
+
+    def visit():
+        seen.append((int(parts.optimizer.iterations), state(parts)))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(12, seed=3, visits={7: visit})
+    assert seen[0][0] == 7
+    loop.train(12, seed=3, start=7)
+    for a, b in zip(state(whole), state(parts)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_wrapped_model_is_trained_and_not_pruned():
+    model = wrap(half())
+    loop_on(model, "auto").train(5, seed=0)
+    assert model.lottery.level == 0 and model.lottery.density == 1.0
+
+
+def test_divergence_ends_it():
+    run = loop_on(dense(keras.optimizers.SGD(1e30)), "fit").train(100, seed=0)
+    assert run.diverged == run.iterations[-1] < 100
+
+
+def test_progress_is_told(monkeypatch):
+    from keras_lottery.training import fit
+
+    monkeypatch.setattr(fit, "_TOLD_EVERY", 0.0)
+    told = []
+    loop_on(dense(), "fit").train(12, seed=0, progress=told.append)
+    assert told[-1] == 12 and told == sorted(told)
+
+
+def test_a_sequential_model_with_its_own_step():
+    keras.utils.set_random_seed(1)
+    model = compiled(OwnStep([keras.Input((6,)), *dense_layers()]))
+    loop = Loop(model, data(), data(10), BATCH, eval_every=5)
+    reference = dense()
+    loop.train(10, seed=0)
+    loop_on(reference, "fit").train(10, seed=0)
+    for a, b in zip(model.get_weights(), reference.get_weights()):
+        np.testing.assert_array_equal(a, b)
