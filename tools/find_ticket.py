@@ -10,6 +10,7 @@ random reinitialisation, 16 rounds; about a minute on two cores. The same
 command on the same directory goes on where it was stopped.
 """
 
+import contextlib
 import os
 
 import common
@@ -34,6 +35,12 @@ flags.DEFINE_float(
 )
 flags.DEFINE_float(
     "output_rate", None, "The same for output layers. Default: half of it."
+)
+flags.DEFINE_list(
+    "rates",
+    None,
+    "Rates of some weights, such as Conv2D:0.1,fc1:0.3: a layer, a class of "
+    "Keras' layers, or a regular expression in a path. Default: the paper's.",
 )
 flags.DEFINE_string(
     "scope", None, "layerwise or global. Default: the paper's for the model."
@@ -102,6 +109,11 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("workers", 1, "Processes to train in.")
 flags.DEFINE_string(
+    "scheduler",
+    None,
+    "Address of a Dask scheduler, whose workers train instead: tcp://host:8786",
+)
+flags.DEFINE_string(
     "tensorboard_dir", None, "Curves for TensorBoard. Default: none."
 )
 flags.DEFINE_string(
@@ -112,17 +124,25 @@ flags.DEFINE_string(
 def main():
     # Late, so that --help and a wrong flag answer at once.
     from keras_lottery import report
-    from keras_lottery.experiments import FIELDS, Experiment, Progress
+    from keras_lottery.experiments import FIELDS, Cluster, Experiment, Progress
 
-    experiment = Experiment(**{name: getattr(FLAGS, name) for name in FIELDS})
+    settings = {name: getattr(FLAGS, name) for name in FIELDS}
+    if settings["rates"]:
+        settings["rates"] = [pair.rsplit(":", 1) for pair in settings["rates"]]
+    experiment = Experiment(**settings)
     run_dir = FLAGS.run_dir or f"runs/{experiment.dataset}_{experiment.model}"
     os.makedirs(run_dir, exist_ok=True)
-    results = experiment.run(
-        run_dir,
-        Progress(),
-        FLAGS.workers,
-        tensorboard_dir=FLAGS.tensorboard_dir,
-    )
+    with contextlib.ExitStack() as stack:
+        cluster = FLAGS.scheduler and stack.enter_context(
+            Cluster(FLAGS.scheduler)
+        )
+        results = experiment.run(
+            run_dir,
+            Progress(),
+            FLAGS.workers,
+            executor=cluster or None,
+            tensorboard_dir=FLAGS.tensorboard_dir,
+        )
     print(report.summary(results))
     print(f"\nThe report is {report.write(run_dir)}")
     print(f"Everything else is in {run_dir}: results.csv, figures/, tickets/")

@@ -5,6 +5,7 @@ import dataclasses
 from keras_lottery.datasets import Arrays
 from keras_lottery.experiments import at_initialisation, gradual
 from keras_lottery.experiments.arms import arm
+from keras_lottery.experiments.cluster import Cluster
 from keras_lottery.experiments.experiment import Experiment
 from keras_lottery.experiments.progress import Progress
 from keras_lottery.experiments.results import Result, Results
@@ -14,6 +15,7 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Experiment))
 __all__ = [
     "FIELDS",
     "Arrays",
+    "Cluster",
     "Experiment",
     "Progress",
     "Result",

@@ -30,6 +30,9 @@ class Experiment:
         rounds: int, levels 0 to `rounds` are trained. Defaults to 16.
         rate: optional float, of survivors, per round.
         output_rate: optional float, of output layers.
+        rates: optional tuple of pairs (str, float): the rates of the weights
+            of a layer of this name, of a class of `keras.layers`, or of a
+            path in which this regular expression is found.
         scope: optional str, `"layerwise"` or `"global"`.
         criterion: str, of `keras_lottery.criteria`.
         rewind_to: int, the training step of the rewind point.
@@ -106,6 +109,7 @@ class Experiment:
     seed: int = 0
     backend: str = "auto"
     late_rewind_to: int | None = None
+    rates: tuple | None = None
 
     def __post_init__(self):
         self._fill_in()
@@ -142,6 +146,8 @@ class Experiment:
             late = max(1, self.iterations // 50)
             self._set("late_rewind_to", min(late, self.iterations - 1))
         self._set("arms", tuple(self.arms))
+        if self.rates is not None:
+            self._set("rates", tuple(map(_named_rate, self.rates)))
         self._set("drops", tuple(_step(drop) for drop in self.drops))
 
     @property
@@ -239,6 +245,11 @@ class Experiment:
         for name in ("rate", "output_rate", "scope"):
             if getattr(self, name) is not None:
                 arguments[name] = getattr(self, name)
+        if self.rates is not None:
+            arguments["rates"] = {
+                getattr(keras.layers, key, key): rate
+                for key, rate in self.rates
+            }
         return {**arguments, "criterion": self.criterion}
 
     def training(self):
@@ -264,6 +275,7 @@ class Experiment:
         workers=1,
         executor=None,
         tensorboard_dir=None,
+        shared=None,
     ):
         """Trains whatever of it is not in the run directory yet.
 
@@ -276,13 +288,17 @@ class Experiment:
                 instead.
             tensorboard_dir: optional str or path-like, to write the curves
                 to for TensorBoard.
+            shared: optional str or path-like, a directory of trainings that
+                several runs share: what one has trained the others find.
 
         Returns:
             `Results`: a list of `Result` by trial, arm and level.
         """
         from keras_lottery.experiments.runner import run
 
-        return run(self, run_dir, progress, workers, executor, tensorboard_dir)
+        return run(
+            self, run_dir, progress, workers, executor, tensorboard_dir, shared
+        )
 
 
 # Keras' own, for a model that has no recipe.
@@ -326,6 +342,18 @@ def _check_choice(name, value, choices):
             f"`{name}` must be one of {list(choices)}. "
             f"Received: {name}={value!r}"
         )
+
+
+def _named_rate(pair):
+    try:
+        name, rate = pair
+        name, rate = str(name), float(rate)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"`rates` must be pairs of a name and a rate. Received: {pair!r}"
+        ) from None
+    schedules.check_rate(f"rates[{name!r}]", rate)
+    return name, rate
 
 
 def _step(drop):

@@ -7,6 +7,7 @@ the store.
 
 import functools
 import tempfile
+import threading
 
 from keras_lottery.experiments.arms import ARMS
 
@@ -18,26 +19,32 @@ def run_job(experiment, place, inputs, known, progress=None):
         experiment: `Experiment`.
         place: `Place`.
         inputs: dict, path in the run directory -> bytes: what it builds on.
-        known: set of str, the keys of trainings that the store has.
+        known: set of str, the keys of trainings that need not be repeated.
         progress: optional function of the iteration.
 
     Returns:
         A pair: its key, and a dict, path in the run directory -> bytes; empty
         if the key is known.
     """
-    bench = _bench(experiment)
-    store = bench.store
-    for path, content in inputs.items():
-        store.put(path, content)
-    bench.open(place.trial)
-    key = bench.key(place.arm, place.level)
-    if key in known:
-        return key, {}
-    bench.train(place.arm, place.level, progress)
-    paths = [store.record_path(key), "timings.json"]
-    if ARMS[place.arm].chain:
-        paths.append(store.ticket_path(place.trial, place.arm, place.level))
-    return key, store.take(paths)
+    with _one_at_a_time:
+        bench = _bench(experiment)
+        store = bench.store
+        for path, content in inputs.items():
+            store.put(path, content)
+        bench.open(place.trial)
+        key = bench.key(place.arm, place.level)
+        if key in known:
+            return key, {}
+        bench.train(place.arm, place.level, progress)
+        paths = [store.record_path(key), "timings.json"]
+        if ARMS[place.arm].chain:
+            ticket = store.ticket_path(place.trial, place.arm, place.level)
+            paths.append(ticket)
+        return key, store.take(paths)
+
+
+# An executor of threads shares one bench, which has one model.
+_one_at_a_time = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,6 +1,8 @@
 """Places: which trainings an experiment has, and what each needs."""
 
+import collections
 import dataclasses
+import heapq
 
 from keras_lottery.experiments.arms import ARMS
 
@@ -38,3 +40,44 @@ def _add(places, place):
     if place.needs:
         _add(places, place.needs)
     places.setdefault(place)
+
+
+class Line:
+    """The places that are still to be trained, in the order of a plan.
+
+    Args:
+        places: list of `Place`, as `plan` returns it.
+        done: those of them that are trained already.
+    """
+
+    def __init__(self, places, done=()):
+        done = set(done)
+        self._order = {place: i for i, place in enumerate(places)}
+        self._left = len(places) - len(done)
+        self.ready = []
+        self._blocked = collections.defaultdict(list)
+        for place in places:
+            if place in done:
+                continue
+            if place.needs is None or place.needs in done:
+                self.again(place)
+            else:
+                self._blocked[place.needs].append(place)
+
+    def __len__(self):
+        """How many are not done: waiting, or taken by `next`."""
+        return self._left
+
+    def next(self):
+        """Takes the first place of `ready`, a heap of (order, `Place`)."""
+        return heapq.heappop(self.ready)[1]
+
+    def again(self, place):
+        """Puts a place in line, of which all that it needs is trained."""
+        heapq.heappush(self.ready, (self._order[place], place))
+
+    def done(self, place):
+        """A place was trained: those that wait for it are ready."""
+        self._left -= 1
+        for waiting in self._blocked.pop(place, ()):
+            self.again(waiting)

@@ -61,11 +61,12 @@ class Progress(Silence):
         )
 
     def done(self, place, result, found=False):
+        if place in self.running:
+            self.running.remove(place)
         if found:
             self.found += 1
             return
         self.trained += 1
-        self.running.remove(place)
         self.note(
             f"[{self._done}/{self.trainings}] trial {result.trial} "
             f"{result.arm:<8} level {result.level:>2} "
@@ -80,8 +81,8 @@ class Progress(Silence):
         self._live("")
         if self.found:
             print(
-                f"{self.found} of {self.trainings} trainings were already "
-                "there.",
+                f"{self.found} of {self.trainings} trainings were found, not "
+                "repeated.",
                 file=self.stream,
             )
 

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import functools
-import itertools
 import json
 import pickle
 import time
@@ -11,7 +10,8 @@ from keras_lottery.experiments import environment
 from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.executors import Processes, Serial
 from keras_lottery.experiments.jobs import run_job
-from keras_lottery.experiments.places import plan
+from keras_lottery.experiments.library import Library
+from keras_lottery.experiments.places import Line, plan
 from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.results import Result, Results, to_csv
 from keras_lottery.experiments.store import Store
@@ -26,6 +26,7 @@ def run(
     workers=1,
     executor=None,
     tensorboard_dir=None,
+    shared=None,
 ):
     """Trains whatever of an experiment is not in the run directory yet.
 
@@ -40,6 +41,7 @@ def run(
         executor: optional `concurrent.futures.Executor` to train on instead.
         tensorboard_dir: optional str or path-like, to write the curves to for
             TensorBoard.
+        shared: optional str or path-like, see `Library`.
 
     Returns:
         `Results`, by trial, arm and level.
@@ -49,7 +51,8 @@ def run(
         RuntimeError: If another process runs in it.
     """
     check_integer("workers", workers, minimum=1)
-    if executor is None:
+    own = executor is None
+    if own:
         executor = Serial() if workers == 1 else Processes(workers)
     if not isinstance(executor, Serial):
         _check_sendable(experiment)
@@ -59,12 +62,16 @@ def run(
         with store.alone():
             store.claim(experiment)
             environment.record(store, workers)
-            board = Board(tensorboard_dir) if tensorboard_dir else None
             return Coordinator(
-                experiment, store, progress or Silence(), board
+                experiment,
+                store,
+                progress or Silence(),
+                Library(experiment, store, shared),
+                Board(tensorboard_dir) if tensorboard_dir else None,
             ).run(executor)
     finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+        if own:
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _check_sendable(experiment):
@@ -85,17 +92,18 @@ class Coordinator:
         experiment: `Experiment`.
         store: `Store`, which nobody else writes.
         progress: `Progress`.
+        library: `Library`.
         board: optional `Board`.
     """
 
-    def __init__(self, experiment, store, progress, board=None):
+    def __init__(self, experiment, store, progress, library, board=None):
         self.experiment = experiment
         self.store = store
         self.progress = progress
+        self.library = library
         self.board = board
         self.results = {}
         self.keys = store.load_places()
-        self.known = store.known_keys()
         self._written = float("-inf")
         self._told = False
 
@@ -103,26 +111,34 @@ class Coordinator:
         """Runs all jobs on an executor; returns `Results`."""
         places = plan(self.experiment)
         self.progress.begin(len(places), self.experiment.iterations)
-        waiting = [p for p in places if not self._found(p)]
+        line = Line(places, [p for p in places if self._found(p)])
         running = {}
-        slots = getattr(executor, "slots", len(places))
         try:
-            while waiting or running:
-                # The first job alone chooses the backend that all others use.
-                known = self.store.exists(_TIMINGS)
-                free = (slots if known else 1) - len(running)
-                for place in self._ready(waiting, free):
-                    waiting.remove(place)
+            while len(line) or running:
+                while len(running) < self._slots(executor) and line.ready:
+                    place = line.next()
                     running[self._submit(executor, place)] = place
                 done, _ = concurrent.futures.wait(
                     running, return_when=concurrent.futures.FIRST_COMPLETED
                 )
                 for future in done:
-                    self._finish(running.pop(future), *future.result())
+                    place = running.pop(future)
+                    if self._finish(place, *future.result()):
+                        line.done(place)
+                    else:
+                        line.again(place)
         finally:
+            for future in running:
+                future.cancel()
             results = self._write_results()
         self.progress.end()
         return results
+
+    def _slots(self, executor):
+        # The first job alone chooses the backend that all others use.
+        if not self.store.exists(_TIMINGS):
+            return 1
+        return getattr(executor, "slots", _SLOTS)
 
     def _found(self, place):
         """Takes a place's result from the store, if it is all there."""
@@ -132,14 +148,9 @@ class Coordinator:
             return False
         if ARMS[place.arm].chain and not self.store.ticket_is_of(place, key):
             return False
+        self.library.add(place, key)
         self._take(place, record, found=True)
         return True
-
-    def _ready(self, waiting, free):
-        ready = (
-            p for p in waiting if p.needs is None or p.needs in self.results
-        )
-        return list(itertools.islice(ready, max(0, free)))
 
     def _submit(self, executor, place):
         inputs = [_TIMINGS]
@@ -148,29 +159,35 @@ class Coordinator:
             inputs.append(
                 self.store.ticket_path(before.trial, before.arm, before.level)
             )
-        # Of a chain the ticket is wanted, not only the result.
-        known = frozenset(() if ARMS[place.arm].chain else self.known)
         self.progress.training(place)
         job = functools.partial(
-            run_job, self.experiment, place, self.store.take(inputs), known
+            run_job,
+            self.experiment,
+            place,
+            self.store.take(inputs),
+            self.library.known(place),
         )
         if isinstance(executor, Serial):
             return executor.submit(job, progress=self.progress.iteration)
         return executor.submit(job)
 
     def _finish(self, place, key, files):
+        """Keeps what came of a job; `False` if it is to be done again."""
         for path, content in files.items():
             self.store.put(path, content)
         self._tell_backend()
+        if not files and not self.library.fetch(place, key):
+            return False
         record = self.store.load_record(key)
         if record is None:
             raise OSError(f"The record of {place} could not be read back.")
+        self.library.add(place, key)
         self.keys[place] = key
-        self.known.add(key)
         self.store.add_place(place, key)
-        self._take(place, record)
+        self._take(place, record, found=not files)
         if time.monotonic() - self._written > _WRITTEN_EVERY:
             self._write_results()
+        return True
 
     def _take(self, place, record, found=False):
         result = Result(place.trial, place.arm, place.level, **record)
@@ -201,3 +218,5 @@ class Coordinator:
 
 _TIMINGS = "timings.json"
 _WRITTEN_EVERY = 1.0
+# Jobs handed at once to an executor that does not say how many it runs.
+_SLOTS = 64

@@ -103,14 +103,15 @@ class Store:
 
     def known_keys(self):
         """The set of keys that have a record."""
-        directory = self.path("trainings")
-        if not os.path.isdir(directory):
-            return set()
-        return {
-            name.removesuffix(".training")
-            for name in os.listdir(directory)
-            if name.endswith(".training")
-        }
+        names = self.list("trainings")
+        return {name.removesuffix(".training") for name in names}
+
+    def list(self, directory):
+        """The names of the whole files in a directory of the run."""
+        path = self.path(directory)
+        if not os.path.isdir(path):
+            return []
+        return [name for name in os.listdir(path) if name[0] != "."]
 
     def load_places(self):
         """Dict, `Place` -> key of its training."""
@@ -138,7 +139,11 @@ class Store:
     def load_ticket(self, trial, arm, level):
         """The `Ticket` of a trained level, or `None`."""
         path = self.ticket_path(trial, arm, level)
-        return _read(Ticket.load, self.path(path))
+        return self.read_ticket(self.path(path))
+
+    def read_ticket(self, path):
+        """The `Ticket` in a file; `None` if there is none or it is damaged."""
+        return _read(Ticket.load, path)
 
     def ticket_is_of(self, place, key):
         """Whether a place's ticket is there, whole, and of this training."""
