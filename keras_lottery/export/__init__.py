@@ -1,0 +1,24 @@
+"""The way to production: TensorFlow Serving, LiteRT, compaction, tfmot."""
+
+from keras_lottery.export.compaction import Compacted, compact
+from keras_lottery.export.gains import Gain, Gains, measure_gains
+from keras_lottery.export.litert import LitertFile, to_litert
+from keras_lottery.export.runs import RunModel, model_of_run
+from keras_lottery.export.serving import Served, to_serving
+from keras_lottery.export.sparse import Sparsified, sparsify
+
+__all__ = [
+    "Compacted",
+    "Gain",
+    "Gains",
+    "LitertFile",
+    "RunModel",
+    "Served",
+    "Sparsified",
+    "compact",
+    "measure_gains",
+    "model_of_run",
+    "sparsify",
+    "to_litert",
+    "to_serving",
+]

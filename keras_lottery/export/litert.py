@@ -1,0 +1,293 @@
+"""to_litert: a ticket becomes a LiteRT (TensorFlow Lite) file.
+
+The file has run in the LiteRT interpreter, and was compared with the Keras
+model, before it has its name.
+"""
+
+import dataclasses
+import gzip
+import math
+import os
+import re
+import warnings
+
+import tensorflow as tf
+
+from keras_lottery.export import interpreting
+from keras_lottery.export.checking import compare
+from keras_lottery.export.endpoint import Endpoint
+from keras_lottery.export.examples import named_examples
+from keras_lottery.export.saving import bare_module
+from keras_lottery.export.serving import weights_of
+from keras_lottery.files import atomic_file
+from keras_lottery.schedules import check_integer
+
+_QUANTIZE = (None, "dynamic", "int8")
+_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class LitertFile:
+    """What `to_litert` wrote, and what was found when it was checked.
+
+    Args:
+        path: str.
+        bytes: int, size of the file.
+        compressed_bytes: int, the same compressed by gzip.
+        weights: int, numbers in the file's constants of rank 2 or more.
+        zeros: int, those of them that are exactly zero.
+        examples: int, how many it was checked on.
+        max_difference: float, the greatest one from the Keras model's
+            outputs, absolute.
+    """
+
+    path: str
+    bytes: int
+    compressed_bytes: int
+    weights: int
+    zeros: int
+    examples: int
+    max_difference: float
+
+    def summary(self):
+        """The result of the check, one line."""
+        return (
+            f"verified: max difference {self.max_difference:.2g} on "
+            f"{self.examples:,} examples; {self.zeros:,} of {self.weights:,} "
+            f"weights are zero; {self.bytes / 1e3:,.1f} kB on disk, "
+            f"{self.compressed_bytes / 1e3:,.1f} kB gzipped"
+        )
+
+    def __str__(self):
+        return self.summary()
+
+
+def to_litert(
+    model,
+    path,
+    quantize=None,
+    *,
+    level=None,
+    representative=None,
+    sparse=False,
+    batch_size=None,
+    examples=None,
+    tolerance=1e-4,
+):
+    """Writes a model as a LiteRT file, and checks what it wrote.
+
+    Sequential, functional and subclassed models are written, as long as the
+    built-in operators of LiteRT suffice. The file has one signature, with the
+    names that `to_serving` gives to inputs and outputs, and takes batches of
+    any size, unless `batch_size` is given: an interpreter that is not told
+    otherwise makes room for one example.
+
+    The zeros of a ticket stay exactly zero, in integers too, since weights
+    are quantized symmetrically. They take up room like any other number,
+    until the file is compressed or `sparse` leaves them out.
+
+    Args:
+        model: `keras.Model`, wrapped or not. Its weights as they are now are
+            written, unless `level` says otherwise.
+        path: str or path-like, of the file.
+        quantize: `None`, float32; `"dynamic"`, large weights in 8 bits and
+            activations in float32; or `"int8"`, weights and activations in 8
+            bits, between inputs and outputs in float32.
+        level: optional int, a trained level of a wrapped model's search, -1
+            for the last.
+        representative: nest of arrays, as the model takes them: some hundred
+            examples that tell `"int8"` the ranges of activations.
+        sparse: bool, whether weights are stored without their zeros, by the
+            converter's experimental encoding: a fraction of the size on
+            disk, about the same size compressed. As of TensorFlow 2.21 it
+            loses weights of dense layers whose number of inputs is no
+            multiple of 4, which is found out and refused, and the
+            interpreter cannot run it with `"dynamic"`.
+        batch_size: optional int: the file takes batches of this size alone,
+            which recurrent layers need that are not unrolled, and some
+            accelerators. Defaults to `None`, any size.
+        examples: optional nest of arrays that the check runs on. Defaults to
+            `representative`, or to made-up ones.
+        tolerance: float, the greatest difference allowed in float32, as a
+            fraction of the greatest absolute output (of 1 where that is
+            less). What quantization costs is reported and not judged.
+
+    Returns:
+        A `LitertFile`.
+
+    Raises:
+        ValueError: If an argument is wrong, LiteRT cannot run the model, or
+            the file does not answer as the Keras model does. Nothing is left
+            behind.
+        OSError: If it cannot be written. Nothing is left behind.
+
+    Example:
+
+    ```python
+    file = keras_lottery.export.to_litert(
+        model, "ticket.tflite", "int8", representative=x_train[:256]
+    )
+    print(file.summary())
+    ```
+    """
+    _check(quantize, representative, sparse, batch_size)
+    shown = representative if examples is None else examples
+    samples = None
+    with weights_of(model, level):
+        endpoint = Endpoint(model, examples=shown)
+        inputs = named_examples(endpoint.inputs, shown)
+        if quantize == "int8":
+            samples = named_examples(endpoint.inputs, representative)
+        expected = endpoint.answers(inputs)
+        endpoint.inputs = _of_size(endpoint.inputs, batch_size)
+        content = convert(endpoint.trace(), quantize, samples, sparse)
+    found = _run(content, inputs, batch_size or _BATCH)
+    tolerance = math.inf if quantize else tolerance
+    difference = max(
+        compare(name, found[name], expected[name], tolerance)
+        for name in expected
+    )
+    examples = len(next(iter(inputs.values())))
+    return LitertFile(
+        **write(content, path), examples=examples, max_difference=difference
+    )
+
+
+def convert(function, quantize=None, samples=None, sparse=False):
+    """A traced function as the bytes of a LiteRT file.
+
+    Args:
+        function: `ConcreteFunction` of named tensors, that gives a dict.
+        quantize: as in `to_litert`. `"dynamic"` is also what a function that
+            was trained quantization-aware needs, and becomes integers by.
+        samples: dict, name -> array, for `"int8"`.
+        sparse: bool.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        ValueError: If the built-in operators of LiteRT do not suffice.
+    """
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function], bare_module(function)
+    )
+    if quantize:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if sparse:
+        converter.optimizations = [
+            *converter.optimizations,
+            tf.lite.Optimize.EXPERIMENTAL_SPARSITY,
+        ]
+    if samples:
+        _check_no_loop(function.graph)
+        converter.representative_dataset = lambda: _one_by_one(samples)
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+        ]
+    try:
+        with warnings.catch_warnings():
+            # Its own interpreter tells on every use that it moves elsewhere.
+            warnings.simplefilter("ignore")
+            content = converter.convert()
+    except Exception as error:  # The converter's own, ValueError and others.
+        raise ValueError(
+            "`model` must be one that the built-in operators of LiteRT can "
+            f"run. Received one of which the converter says: {_reason(error)}"
+        ) from error
+    if sparse:
+        plain = convert(function, quantize, samples)
+        _check_same_weights(interpreting.count(content), plain)
+    return content
+
+
+def write(content, path):
+    """Writes the file; a dict of what `LitertFile` tells about it alone."""
+    with atomic_file(path) as file:
+        file.write(content)
+    weights, zeros = interpreting.count(content)
+    return {
+        "path": os.fspath(path),
+        "bytes": len(content),
+        "compressed_bytes": len(gzip.compress(content, 6)),
+        "weights": weights,
+        "zeros": zeros,
+    }
+
+
+def _one_by_one(samples):
+    for i in range(len(next(iter(samples.values())))):
+        yield {name: array[i : i + 1] for name, array in samples.items()}
+
+
+def _of_size(inputs, batch_size):
+    return {
+        name: tf.TensorSpec((batch_size, *spec.shape[1:]), spec.dtype, name)
+        for name, spec in inputs.items()
+    }
+
+
+def _run(content, inputs, batch_size):
+    try:
+        return interpreting.run(content, inputs, batch_size)
+    except RuntimeError as error:
+        raise ValueError(
+            "`model` must be one that the LiteRT interpreter can run. "
+            f"Received one of which it says: {_reason(error)}"
+        ) from error
+
+
+def _check_same_weights(found, plain):
+    expected = interpreting.count(plain)
+    if found != expected:
+        raise ValueError(
+            "`sparse` must be False for this model: the converter's sparse "
+            "encoding loses weights, as it does in dense layers whose number "
+            "of inputs is no multiple of 4. (Weights, zeros) without it: "
+            f"{expected}, with it: {found}"
+        )
+
+
+def _check_no_loop(graph):
+    # The converter would end the whole process.
+    definition = graph.as_graph_def()
+    nodes = [*definition.node]
+    for function in definition.library.function:
+        nodes.extend(function.node_def)
+    if any(node.op in ("While", "StatelessWhile") for node in nodes):
+        raise ValueError(
+            '`quantize` must not be "int8" for a model with a loop, such as a '
+            "recurrent layer that is not built with unroll=True."
+        )
+
+
+def _reason(error):
+    """One line of an error that has hundreds."""
+    text = str(error)
+    select = re.search(r"(?:TF Select|Flex) ops: (.+)", text)
+    if select:
+        return f"it needs TensorFlow's own operators {select[1]}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line.partition("error: ")[2] for line in lines]
+    return next(filter(None, [*errors, *lines]), type(error).__name__)
+
+
+def _check(quantize, representative, sparse, batch_size):
+    if quantize not in _QUANTIZE:
+        raise ValueError(
+            f"`quantize` must be one of {list(_QUANTIZE)}. "
+            f"Received: quantize={quantize!r}"
+        )
+    if quantize == "int8" and representative is None:
+        raise ValueError(
+            '`representative` must be given with quantize="int8": some '
+            "hundred examples, which tell the ranges of activations. "
+            "Received: representative=None"
+        )
+    if quantize == "dynamic" and sparse:
+        raise ValueError(
+            '`sparse` must be False with quantize="dynamic", which the LiteRT '
+            'interpreter gets wrong. Use quantize="int8" or None.'
+        )
+    if batch_size is not None:
+        check_integer("batch_size", batch_size, minimum=1)

@@ -1,0 +1,90 @@
+"""export_ticket as a user runs it, in a process of its own."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from keras_lottery.experiments import Experiment
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run")
+    Experiment(rounds=1, iterations=40, arms=("ticket",), backend="graph").run(
+        directory
+    )
+    return directory
+
+
+def export(*flags):
+    done = subprocess.run(
+        [sys.executable, "tools/export_ticket.py", *flags],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_it_ends_with_the_check_and_how_to_ask(run_dir, tmp_path):
+    code, out, err = export(
+        f"--run_dir={run_dir}",
+        "--level=last",
+        "--softmax",
+        f"--output_dir={tmp_path / 'digits'}",
+    )
+    assert code == 0, err
+    assert not err
+    assert "level 1 of arm ticket, trial 0: 80.20 %" in out
+    assert re.search(r"verified: max difference \S+ on 256 examples", out)
+    before, after = re.search(
+        r"test accuracy: (\S+) % before, (\S+) % after, of 300", out
+    ).groups()
+    assert before == after
+    assert "docker run" in out and "curl" in out and "import grpc" in out
+    provenance = tmp_path / "digits/1/assets.extra/provenance.json"
+    story = json.loads(provenance.read_text())
+    assert story["level"] == 1 and story["metadata"]["arm"] == "ticket"
+    accuracy = 100 * story["metadata"]["final_test_accuracy"]
+    assert f"{accuracy:.2f}" == before
+
+
+def test_litert(run_dir, tmp_path):
+    code, out, err = export(
+        f"--run_dir={run_dir}",
+        "--level=1",
+        "--format=litert",
+        "--compact",
+        "--name=digits",
+        f"--output_dir={tmp_path}",
+    )
+    assert code == 0, err
+    assert os.listdir(tmp_path) == ["digits.tflite"]
+    assert "verified: max difference" in out
+    before, after = re.search(
+        r"test accuracy: (\S+) % before, (\S+) % after, of 300", out
+    ).groups()
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--run_dir=nowhere", "--output_dir=x"], "experiment.json is not"),
+        (
+            ["--run_dir=x", "--output_dir=x", "--quantize=int8"],
+            "--quantize must not be given with --format=serving.",
+        ),
+    ],
+)
+def test_a_wrong_value_is_one_line(flags, message, tmp_path):
+    code, _, err = export(*flags)
+    assert code == 2 and err.count("\n") == 1 and message in err

@@ -1,0 +1,1 @@
+"""Parts of the campaign simulation: without training, to see what scales."""
