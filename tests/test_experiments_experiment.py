@@ -1,6 +1,9 @@
 """Experiments: recipes filled in, wrong values refused."""
 
+import dataclasses
+
 import keras
+import numpy as np
 import pytest
 
 from keras_lottery.experiments import Experiment
@@ -77,8 +80,32 @@ def test_late_rewinding_is_to_a_fiftieth_of_the_iterations(iterations, step):
         ({"warmup": -1}, "`warmup` must be an integer, at least 0"),
         ({"dropout": 1.0}, "`dropout` must be in"),
         ({"drops": ("a",)}, "`drops` must be"),
+        ({"precision": "bfloat16"}, "`precision` must be one of"),
+        (
+            {"precision": "mixed_bfloat16", "arms": ("tfmot",)},
+            "needs `precision` to be 'float32'",
+        ),
     ],
 )
 def test_wrong_values_are_refused_before_anything_is_trained(wrong, message):
     with pytest.raises(ValueError, match=message):
         Experiment(**wrong)
+
+
+def test_a_model_in_mixed_precision_has_the_same_initial_weights():
+    exact = Experiment(rounds=0)
+    mixed = dataclasses.replace(exact, precision="mixed_bfloat16")
+    data = exact.load_data(0)
+    models = [e.build_model(data, seed=3) for e in (exact, mixed)]
+    assert models[1].layers[-1].compute_dtype == "bfloat16"
+    assert keras.config.dtype_policy().name == "float32"
+    for a, b in zip(*(model.get_weights() for model in models)):
+        assert a.dtype == b.dtype == np.float32 and (a == b).all()
+
+
+def test_an_experiment_in_mixed_precision(tmp_path):
+    experiment = Experiment(
+        rounds=1, iterations=20, eval_every=10, precision="mixed_bfloat16"
+    )
+    results = experiment.run(tmp_path)
+    assert all(r.early_stop_test_accuracy > 0.2 for r in results)

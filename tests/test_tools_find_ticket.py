@@ -97,9 +97,9 @@ def test_a_directory_that_cannot_be_written_is_one_line():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers, kills", [(1, 20), (2, 8)])
 def test_a_run_killed_at_random_moments_ends_in_the_same_results(
-    tmp_path, workers
+    tmp_path, workers, kills
 ):
     flags = ("--rounds=3", "--iterations=400", "--trials=2")
     flags += ("--arms=ticket,reinit,one_shot", f"--workers={workers}")
@@ -107,7 +107,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_results(
     assert code == 0, err
     moments = random.Random(0)
     killed = 0
-    for _ in range(20):
+    for _ in range(kills):
         process = start(*flags, f"--run_dir={tmp_path / 'killed'}")
         try:
             # Its start takes seconds; then trainings follow each other.

@@ -104,6 +104,12 @@ flags.DEFINE_string(
     "auto",
     "graph, xla or xla_update; fit, Keras' own; or auto: measure a few steps.",
 )
+flags.DEFINE_string(
+    "precision",
+    "float32",
+    "float32; or mixed_bfloat16, mixed_float16: faster where the machine "
+    "computes in it.",
+)
 flags.DEFINE_integer(
     "threads", None, "Threads of one operation. Default: one a core."
 )

@@ -1,5 +1,6 @@
 """Bench: one trial's model, data and compiled loop; starts and trainings."""
 
+import dataclasses
 import time
 
 import keras
@@ -152,7 +153,8 @@ class Bench:
             A pair: `keras.Model`, and a dict, path -> `keras.Variable`: its
             prunable weights, by the paths of masks.
         """
-        model = self.experiment.build_model(self.data, self.seed("weights"))
+        exact = dataclasses.replace(self.experiment, precision="float32")
+        model = exact.build_model(self.data, self.seed("weights"))
         places = dict(zip(model_state(self.model), model.variables))
         return model, {path: places[path] for path in self.model.lottery.masks}
 

@@ -11,6 +11,23 @@ import keras
 # the same automatic names: weights are known by their paths.
 from keras.src.backend.common import global_state
 
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+@contextlib.contextmanager
+def in_precision(policy):
+    """Context manager: layers are made with a dtype policy.
+
+    Args:
+        policy: str, the name of a Keras dtype policy.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
 
 def call(build, **arguments):
     """Calls a function with those of the arguments that it has.

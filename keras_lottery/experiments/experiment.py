@@ -55,6 +55,8 @@ class Experiment:
         seed: int, from which all other seeds are derived.
         backend: `"auto"`, which measures, or a backend of
             `keras_lottery.training`. Backends differ in the last bits.
+        precision: str, the dtype policy of the model: `"float32"`,
+            `"mixed_bfloat16"` or `"mixed_float16"`.
 
     Example:
 
@@ -110,6 +112,7 @@ class Experiment:
     backend: str = "auto"
     late_rewind_to: int | None = None
     rates: tuple | None = None
+    precision: str = "float32"
 
     def __post_init__(self):
         self._fill_in()
@@ -126,6 +129,7 @@ class Experiment:
         metrics = ("val_loss", "val_accuracy")
         _check_choice("early_stop_metric", self.early_stop_metric, metrics)
         _check_choice("backend", self.backend, ("auto", *BACKENDS))
+        _check_choice("precision", self.precision, building.PRECISIONS)
         if self.learning_rate is not None:
             _check_positive("learning_rate", self.learning_rate)
         self._check_sizes()
@@ -187,18 +191,18 @@ class Experiment:
 
     def build_model(self, data, seed):
         """The network for a data set, initialised by a seed."""
-        if callable(self.model):
-            return building.own(self.model, data, seed)
-        recipe = self._recipe
-        return building.call(
-            models.get(self.model),
-            input_shape=data.input_shape,
-            classes=data.classes,
-            seed=seed,
-            dropout=self.dropout,
-            weight_decay=recipe.weight_decay,
-            augment=recipe.augment,
-        )
+        with building.in_precision(self.precision):
+            if callable(self.model):
+                return building.own(self.model, data, seed)
+            return building.call(
+                models.get(self.model),
+                input_shape=data.input_shape,
+                classes=data.classes,
+                seed=seed,
+                dropout=self.dropout,
+                weight_decay=self._recipe.weight_decay,
+                augment=self._recipe.augment,
+            )
 
     def compile(self, model):
         """Compiles a model, unless it came compiled.
@@ -316,6 +320,7 @@ _OF_A_TRAINING = (
     "drops",
     "eval_every",
     "early_stop_metric",
+    "precision",
 )
 _OF_AN_OPTIMIZER = (
     "optimizer",

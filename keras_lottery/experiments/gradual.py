@@ -49,6 +49,11 @@ def _check(experiment):
             f"Received: optimizer={experiment.optimizer!r}, "
             f"warmup={experiment.warmup}, drops={experiment.drops}"
         )
+    if experiment.precision != "float32":
+        raise ValueError(
+            "The arm 'tfmot' needs `precision` to be 'float32'. "
+            f"Received: precision={experiment.precision!r}"
+        )
     if experiment.iterations < 4:
         raise ValueError(
             "The arm 'tfmot' needs `iterations` to be at least 4. "

@@ -17,6 +17,10 @@ from keras import layers
 from keras_lottery.export.graph import copied
 
 
+# Owner of a unit that stays for the shape alone: no one hears it.
+PLACEHOLDER = 1
+
+
 def unknown(edge):
     """Values of an edge of which nothing is known."""
     return np.full(edge.width, np.nan)
@@ -168,7 +172,8 @@ class Linear:
         if not self.elementwise:
             claim(out, True, owner)
         absorbed = ~np.isnan(_absorbed(self.call.layer, value))
-        claim(needed, ~absorbed & self.linked[:, out > 0].any(1), owner)
+        heard = self.linked[:, out > PLACEHOLDER].any(1)
+        claim(needed, ~absorbed & heard, owner)
 
     def make(self, inputs, outputs, values):
         (kept,), (units,), (value,) = inputs, outputs, values

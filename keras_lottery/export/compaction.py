@@ -13,7 +13,13 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_lottery.export.channels import Linear, Opaque, claim, unknown
+from keras_lottery.export.channels import (
+    PLACEHOLDER,
+    Linear,
+    Opaque,
+    claim,
+    unknown,
+)
 from keras_lottery.export.graph import read, rebuild
 from keras_lottery.export.rules import rule_of
 
@@ -91,7 +97,7 @@ def compact(model):
 
 
 # Who needs a channel: nobody (0), one of these, or from 4 on a call.
-_INPUT, _OUTPUT, _ONE, _CALLS = 1, 2, 3, 4
+_INPUT, _OUTPUT, _CALLS = 2, 3, 4
 
 
 def _constants(graph, rules):
@@ -120,7 +126,7 @@ def _needs(graph, rules, values):
     for owners in needed.values():
         # No layer has zero units, and a shape of zero computes nothing.
         if owners.size and not owners.any():
-            owners[0] = _ONE
+            owners[0] = PLACEHOLDER
     _settle(rules, values, needed, ties=True)
     return used, needed
 
@@ -155,7 +161,7 @@ def _reasons(rule, rules, values, used, needed):
             reasons.append(
                 f"{count} dead units are kept: `{why.call.name}` {why.reason}"
             )
-        elif owner == _ONE:
+        elif owner == PLACEHOLDER:
             reasons.append("1 dead unit is kept: no layer can be without")
     if not rule.elementwise and not (needed[edge] == _OUTPUT).all():
         reasons.append("all are kept: its activation mixes its units")

@@ -287,10 +287,10 @@ class Loop:
             self._call_length = max(1, int(_LONGEST_CALL / per_step))
             if end in visits:
                 visits[end]()
-            if end in (due, stop):
-                ended = evaluated(end, results["loss"])
             if progress:
                 progress(end)
+            if end in (due, stop):
+                ended = evaluated(end, results["loss"])
             start = end
         # As `fit` ends: with `use_ema`, the averages become the weights.
         self.model.optimizer.finalize_variable_values(

@@ -2,6 +2,8 @@
 
 import time
 
+import keras
+
 from benchmarks.keras_models import ABOUT, compiled, kernels
 from benchmarks.problem import share_kept
 from keras_lottery.training import Loop
@@ -48,3 +50,12 @@ class CompiledLoop:
 
     def finish(self):
         return {"density": share_kept(kernels(self._loop.model))}
+
+
+class Bfloat16Loop(CompiledLoop):
+    """The same in mixed precision: other numbers, where there are fewer
+    bits to move and the processor multiplies them."""
+
+    def __init__(self, problem):
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        super().__init__(problem)

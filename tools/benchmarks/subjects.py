@@ -9,6 +9,10 @@ _PRUNING = ("vgg_19",)
 
 SUBJECTS = {
     LOOP: ("benchmarks.loop:CompiledLoop", _ALL),
+    "keras_lottery Loop, bfloat16": (
+        "benchmarks.loop:Bfloat16Loop",
+        ("conv_2", "resnet_18"),
+    ),
     "keras_lottery wrapped fit": ("benchmarks.fits:WrappedFit", _ALL),
     "Keras fit": ("benchmarks.fits:PlainFit", _ALL),
     "Keras fit, tuned": ("benchmarks.fits:TunedFit", _ALL),
