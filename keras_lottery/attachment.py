@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from keras_lottery import optimizers
 from keras_lottery.constraints import TicketMask, mask_of
+from keras_lottery.replicas import once
 from keras_lottery.rewinding import optimizers_of
 from keras_lottery.scopes import find_kernels
 from keras_lottery.starting import start_masks
@@ -46,7 +47,11 @@ class Attachment:
         Args:
             data: optional batch, to build an unbuilt model with.
         """
-        with tf.init_scope():
+        once(lambda: self._attach(data))
+
+    def _attach(self, data):
+        strategy = self.model.distribute_strategy
+        with tf.init_scope(), strategy.scope():
             if not self.kernels:
                 if not _is_built(self.model):
                     if data is None:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_lottery.constraints import mask_of
+from keras_lottery.replicas import in_replica
 
 
 def wrap_optimizer(optimizer, on_build=None):
@@ -189,6 +190,13 @@ def _announce_build(optimizer, on_build):
     build = optimizer.build
 
     def announced_build(variables):
+        if in_replica():
+            # Its variables would not be those of all replicas.
+            raise ValueError(
+                "The optimizer must be built before replicas use it: call "
+                "`optimizer.build(model.trainable_variables)` under "
+                f"`strategy.scope()`. Received: optimizer={optimizer!r}"
+            )
         # Out of whatever graph is being traced: the variables get their
         # initial values now, and can be read.
         with tf.init_scope():

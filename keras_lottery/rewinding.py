@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_lottery.constraints import mask_of
 from keras_lottery.files import has_bits
+from keras_lottery.replicas import once
 from keras_lottery.scopes import unique_paths
 
 
@@ -160,6 +161,12 @@ class DelayedCapture:
 
     def after_step(self, model, data):
         """Part of the training step: counts it and copies if it is due."""
+        # A step that finds its dataset at an end is none.
+        batch = [t for t in keras.tree.flatten(data) if tf.is_tensor(t)]
+        with tf.control_dependencies(batch):
+            once(lambda: self._after_step(model))
+
+    def _after_step(self, model):
         if self._shadows is None:
             # Once: a step may be traced again for another batch shape.
             self._state = (
@@ -171,10 +178,7 @@ class DelayedCapture:
             )
             with tf.init_scope():
                 self._shadows = keras.tree.map_structure(_shadow, self._state)
-        # A step that finds its dataset at an end is none.
-        batch = [t for t in keras.tree.flatten(data) if tf.is_tensor(t)]
-        with tf.control_dependencies(batch):
-            count = self._count.assign_add(1)
+        count = self._count.assign_add(1)
         tf.cond(count == self.step, self._copy, lambda: None)
 
     def _copy(self):

@@ -13,6 +13,7 @@ import keras
 
 from keras_lottery import schedules
 from keras_lottery.constraints import mask_of
+from keras_lottery.replicas import check_strategy
 from keras_lottery.tracing import output_variables
 
 _NORMALISATION = (
@@ -32,7 +33,7 @@ _EMBEDDING = re.compile(r"(^|_)embeddings?(_|$)")
 
 
 def check_model(model):
-    """Refuses what is not a Keras 3 model, or is pruned already."""
+    """Refuses what is not a Keras 3 model of one machine, or is wrapped."""
     if not isinstance(model, keras.Model):
         raise ValueError(
             "`model` must be a Keras 3 model (keras.Model). "
@@ -44,6 +45,7 @@ def check_model(model):
             "`model` must not be wrapped already. `keras_lottery.unwrap` it, "
             f"or `detach` its pruner, first. Received: model={model!r}"
         )
+    check_strategy(model)
 
 
 def _flavour(model):

@@ -9,6 +9,8 @@ model is Sequential, functional, nested or subclassed with its own `call`.
 import keras
 import tensorflow as tf
 
+from keras_lottery.replicas import copies
+
 # What they tell of data is no data: a layer's output shape may be computed
 # from that of the layer before.
 _OF_SHAPE = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
@@ -36,7 +38,7 @@ def output_variables(model, variables, data=None):
     """
     with tf.init_scope():
         graph, inputs, outputs = _trace(model, _input_spec(model, data))
-    handles = {id(v.value.handle): id(v) for v in variables}
+    handles = {id(c.handle): id(v) for v in variables for c in copies(v)}
     kernels = {
         inner.name: {handles[id(outer)]}
         for outer, inner in graph.captures

@@ -219,7 +219,8 @@ def ticket(model, density, dead, seed):
 
 
 def functional(model):
-    return model._functional if type(model) is keras.Sequential else model
+    is_stack = isinstance(model, keras.Sequential)
+    return model._functional if is_stack else model
 
 
 def examples(model, count=3):

@@ -6,6 +6,7 @@ from keras_lottery.export.litert import LitertFile, to_litert
 from keras_lottery.export.runs import RunModel, model_of_run
 from keras_lottery.export.serving import Served, to_serving
 from keras_lottery.export.sparse import Sparsified, sparsify
+from keras_lottery.export.tfmot import TfmotFile, from_tfmot, to_tfmot_litert
 
 __all__ = [
     "Compacted",
@@ -15,10 +16,13 @@ __all__ = [
     "RunModel",
     "Served",
     "Sparsified",
+    "TfmotFile",
     "compact",
+    "from_tfmot",
     "measure_gains",
     "model_of_run",
     "sparsify",
     "to_litert",
     "to_serving",
+    "to_tfmot_litert",
 ]

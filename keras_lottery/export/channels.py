@@ -16,7 +16,6 @@ from keras import layers
 
 from keras_lottery.export.graph import copied
 
-
 # Owner of a unit that stays for the shape alone: no one hears it.
 PLACEHOLDER = 1
 

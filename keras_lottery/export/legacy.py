@@ -248,7 +248,7 @@ def _add_layer(description, layer, tensor, library):
 
 def _config(layer, kind, library):
     own = layer.get_config()
-    config = {"trainable": layer.trainable}
+    config = {} if layer.trainable else {"trainable": False}
     for key in LAYERS[kind].split():
         value = own.pop(_name(kind, key, library), None)
         if value is not None:

@@ -28,7 +28,7 @@ def call(function, *args):
     """What a function returns in a fresh process.
 
     Args:
-        function: function of a module.
+        function: function of a module that can be imported.
         *args: what pickle can hold. So must the result be.
 
     Returns:
@@ -43,7 +43,8 @@ def call(function, *args):
         with open(exchange, "wb") as file:
             pickle.dump((function, args), file)
         done = subprocess.run(
-            [sys.executable, "-m", __name__, exchange],
+            # -P: the modules beside this one are none of its own.
+            [sys.executable, "-P", __file__, exchange],
             capture_output=True,
             text=True,
             env={

@@ -1,0 +1,126 @@
+"""Tunes the knobs of a lottery search with KerasTuner.
+
+    python tools/tune.py
+    python tools/tune.py --oracle=bayesian --objective=accuracy --density=0.1 \\
+        --knobs=rate,scope,learning_rate --max_trials=20 --workers=2
+
+Each trial of KerasTuner is a whole search, levels 0 to --rounds, compared by
+validation data. Without a flag: LeNet-300-100 on the embedded digits, about
+two minutes on two cores. Ends with a table and the best ticket; the same
+command on the same directory goes on where it was stopped.
+
+On several machines: run it in each, --workers=1, the directory in common,
+with KerasTuner's KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and
+KERASTUNER_ORACLE_PORT set.
+"""
+
+import contextlib
+import os
+import sys
+
+import common
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string(
+    "dataset", "digits", "The embedded digits, or any TFDS image set by name."
+)
+flags.DEFINE_string(
+    "data_dir", None, "Where TFDS keeps data sets. Default: TFDS' own."
+)
+flags.DEFINE_string(
+    "model",
+    "lenet_300_100",
+    "lenet_300_100, conv_2, conv_4, conv_6, resnet_18 or vgg_19.",
+)
+flags.DEFINE_string(
+    "oracle", "random", "What to try next: random, bayesian, hyperband, grid."
+)
+flags.DEFINE_string(
+    "objective",
+    "density",
+    "density: the smallest one with an accuracy within --margin of dense; "
+    "accuracy: that at --density; area: under accuracy over log density.",
+)
+flags.DEFINE_float("margin", 0.005, "See --objective; a fraction.")
+flags.DEFINE_float(
+    "density", 0.2, "Where the objectives accuracy and area look; a fraction."
+)
+flags.DEFINE_list(
+    "knobs",
+    ["rate", "output_rate", "rewind_to", "criterion"],
+    "What is tuned: rate, output_rate, scope, rewind_to, learning_rate, "
+    "warmup, criterion, rates.KEY (of a layer, a class or an expression).",
+)
+flags.DEFINE_integer("max_trials", 6, "Searches at most; 0 for no limit.")
+flags.DEFINE_integer("rounds", 8, "Of each search, or of the longest.")
+flags.DEFINE_integer("iterations", 600, "Budget of each training.")
+flags.DEFINE_integer("batch_size", None, "Default: the paper's.")
+flags.DEFINE_string(
+    "optimizer", None, "A Keras optimizer by name. Default: the paper's."
+)
+flags.DEFINE_integer("seed", 0, "Of the oracle and of every search.")
+flags.DEFINE_string(
+    "backend",
+    "auto",
+    "graph, xla or xla_update; fit, Keras' own; or auto: measure a few steps.",
+)
+flags.DEFINE_integer(
+    "threads", None, "Threads of one operation. Default: one a core."
+)
+flags.DEFINE_integer("workers", 1, "Searches at a time, a process each.")
+flags.DEFINE_string(
+    "run_dir", None, "Where everything goes. Default: runs/tune_DATASET_MODEL."
+)
+
+
+def main():
+    if FLAGS.workers < 1:
+        raise ValueError(
+            f"--workers must be at least 1. Received: {FLAGS.workers}"
+        )
+    if FLAGS.workers == 1:
+        tuner = search()
+    else:
+        from keras_lottery.tuner.distribution import local_workers
+
+        with local_workers(FLAGS.workers, work, sys.argv):
+            tuner = search()
+    print(tuner.table())
+    best, *_ = tuner.oracle.get_best_trials()
+    print(f"\nThe best ticket is {tuner.ticket_path(best)}")
+    print(f"Everything else is in {tuner.project_dir}")
+
+
+def search():
+    """Makes the tuner of the flags and searches; returns it."""
+    # Late, so that --help and a wrong flag answer at once.
+    from keras_lottery.tuner import LotteryTuner
+
+    run_dir = FLAGS.run_dir or f"runs/tune_{FLAGS.dataset}_{FLAGS.model}"
+    directory, project_name = os.path.split(run_dir.rstrip("/"))
+    names = ("oracle", "objective", "margin", "density", "knobs", "rounds")
+    names += ("iterations", "seed", "dataset", "data_dir", "batch_size")
+    names += ("optimizer", "backend")
+    # KerasTuner tells on standard output what it does.
+    with contextlib.redirect_stdout(sys.stderr):
+        tuner = LotteryTuner(
+            FLAGS.model,
+            max_trials=FLAGS.max_trials or None,
+            directory=directory,
+            project_name=project_name,
+            **{name: getattr(FLAGS, name) for name in names},
+        )
+        tuner.search()
+    return tuner
+
+
+def work(argv):
+    """What a process of --workers does."""
+    FLAGS(argv)
+    search()
+
+
+if __name__ == "__main__":
+    common.run(main)
