@@ -152,7 +152,7 @@ def table(verdicts):
     """The verdicts as lines of text."""
     lines = []
     for v in verdicts:
-        lines.append(f"{v.claim.id:<5}{v.claim.text}")
+        lines.append(f"{v.claim.id:<11}{v.claim.text}")
         measured = "not run"
         if v.trials:
             numbers = (f"{n:.2f}" for n in (v.mean, v.low, v.high))
