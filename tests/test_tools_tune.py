@@ -76,17 +76,37 @@ def test_workers_come_to_the_same_and_end_with_it(tmp_path):
     assert two[: two.index("\n\n")] == table
 
 
-def test_workers_die_with_a_chief_that_is_killed(tmp_path):
+def children(process):
+    """The ids of the worker processes of a chief."""
+    listed = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "spawn_main"],
+        capture_output=True,
+        text=True,
+    )
+    return list(map(int, listed.stdout.split()))
+
+
+def locks(tmp_path):
+    """The ids of the processes that have begun a trial."""
+    paths = tmp_path.glob("run/trial_*/.lock")
+    return {int(path.read_text() or 0) for path in paths}
+
+
+def test_a_worker_that_dies_is_replaced_and_dies_with_its_chief(tmp_path):
     flags = ("--rounds=9", "--iterations=5000", "--workers=2")
-    process = start(*flags, f"--run_dir={tmp_path / 'run'}")
-    while not list(tmp_path.glob("run/trial_*/.lock")):
+    process = start(*flags, "--backend=graph", f"--run_dir={tmp_path / 'run'}")
+    while len(locks(tmp_path)) < 2:
         assert process.poll() is None
         time.sleep(0.1)
-    children = subprocess.run(
-        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
-    ).stdout.split()
-    assert len(children) >= 2
+    first = children(process)
+    assert locks(tmp_path) == set(first)
+    os.kill(first[0], signal.SIGKILL)
+    while first[0] in locks(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.1)
+    second = children(process)
+    assert locks(tmp_path) == set(second) and first[1] in second
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    while any(pathlib.Path(f"/proc/{child}").exists() for child in children):
+    while any(pathlib.Path(f"/proc/{child}").exists() for child in second):
         time.sleep(0.1)

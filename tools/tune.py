@@ -83,7 +83,7 @@ def main():
     if FLAGS.workers == 1:
         tuner = search()
     else:
-        from keras_lottery.tuner.distribution import local_workers
+        from keras_lottery.tuner.local import local_workers
 
         with local_workers(FLAGS.workers, work, sys.argv):
             tuner = search()

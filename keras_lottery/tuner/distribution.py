@@ -8,9 +8,7 @@ to take over. This one hears from each worker every few seconds.
 import collections
 import concurrent.futures
 import contextlib
-import multiprocessing
 import os
-import socket
 import threading
 import time
 
@@ -33,23 +31,25 @@ PATIENCE = 600.0
 ATTEMPTS = 3
 
 _SERVICE, _BEAT = "keras_lottery.Chief", "Beat"
-_ID = "KERASTUNER_TUNER_ID"
-_IP, _PORT = "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"
+
+# KerasTuner's environment variables.
+ID = "KERASTUNER_TUNER_ID"
+IP, PORT = "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"
 
 
 def is_chief():
     """Whether this process is to be KerasTuner's chief."""
-    return _IP in os.environ and "chief" in os.environ.get(_ID, "")
+    return IP in os.environ and "chief" in os.environ.get(ID, "")
 
 
 def is_worker():
     """Whether this process is to be one of KerasTuner's workers."""
-    return _IP in os.environ and not is_chief()
+    return IP in os.environ and not is_chief()
 
 
 def address():
     """Where the chief is: `"host:port"`."""
-    return f"{os.environ[_IP]}:{os.environ[_PORT]}"
+    return f"{os.environ[IP]}:{os.environ[PORT]}"
 
 
 def serve(oracle, silence=None):
@@ -215,66 +215,3 @@ def heartbeat(tuner_id):
         finally:
             over.set()
             thread.join()
-
-
-@contextlib.contextmanager
-def local_workers(count, function, *args):
-    """Makes this process a chief with workers of its own.
-
-    They end with it, however it ends, and share the cores.
-
-    Args:
-        count: int.
-        function: function at the top level of a module, which makes the same
-            tuner and calls its `search`.
-        *args: its arguments.
-    """
-    context = multiprocessing.get_context("spawn")
-    threads = str(max(1, (os.cpu_count() or 1) // count))
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(
-            _environment(
-                **{_IP: "127.0.0.1", _PORT: str(_free_port()), _ID: "chief"}
-            )
-        )
-        for number in range(count):
-            process = context.Process(
-                target=_work, args=(os.getpid(), function, *args), daemon=True
-            )
-            with _environment(
-                **{_ID: f"worker{number}", "TF_NUM_INTRAOP_THREADS": threads}
-            ):
-                process.start()
-            stack.callback(process.join)
-            stack.callback(process.terminate)
-        yield
-
-
-def _work(chief, function, *args):
-    def watch():
-        while os.getppid() == chief:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    function(*args)
-
-
-@contextlib.contextmanager
-def _environment(**variables):
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]

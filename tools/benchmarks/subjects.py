@@ -9,7 +9,7 @@ _PRUNING = ("vgg_19",)
 
 SUBJECTS = {
     LOOP: ("benchmarks.loop:CompiledLoop", _ALL),
-    "keras_lottery Loop, bfloat16": (
+    "keras_lottery Loop in bfloat16": (
         "benchmarks.loop:Bfloat16Loop",
         ("conv_2", "resnet_18"),
     ),
