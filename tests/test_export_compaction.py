@@ -264,7 +264,13 @@ def test_same_outputs(kind, density, dead, seed):
 
 
 @pytest.mark.parametrize("density", [0.01, 0.1])
-@pytest.mark.parametrize("name", models.NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "vgg_19" else name
+        for name in models.NETWORKS
+    ],
+)
 def test_the_networks_of_the_paper(name, density):
     size = {"vgg_19": 16, "conv_6": 8}.get(name, 6)
     model = models.get(name)((size, size, 2), classes=4)

@@ -14,12 +14,12 @@ import time
 
 import grpc
 import keras_tuner
+from keras_tuner.engine.trial import Trial, TrialStatus
 
 # Private, for lack of a public way to the service that KerasTuner's workers
 # speak to.
 from keras_tuner.src import protos
 from keras_tuner.src.distribute import oracle_chief
-from keras_tuner.src.engine.trial import Trial, TrialStatus
 
 # Seconds: between two signs of life, after which a worker counts as dead, and
 # that a worker waits for a chief.

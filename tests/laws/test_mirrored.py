@@ -1,0 +1,26 @@
+"""The laws hold for a model that is mirrored on two devices."""
+
+import json
+import os
+import subprocess
+import sys
+
+import mirrored_script
+import pytest
+
+
+@pytest.fixture(scope="module")
+def found():
+    done = subprocess.run(
+        [sys.executable, mirrored_script.__file__],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("check", mirrored_script.CHECKS)
+def test_on_two_devices(found, check):
+    assert found[check] is None, found[check]
