@@ -178,8 +178,9 @@ class DelayedCapture:
             )
             with tf.init_scope():
                 self._shadows = keras.tree.map_structure(_shadow, self._state)
-        count = self._count.assign_add(1)
-        tf.cond(count == self.step, self._copy, lambda: None)
+        self._count.assign_add(1)
+        due = tf.equal(self._count, self.step)
+        tf.cond(due, self._copy, lambda: None)
 
     def _copy(self):
         keras.tree.map_structure(

@@ -14,6 +14,7 @@ import time
 
 import grpc
 import keras_tuner
+from absl import logging
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 # Private, for lack of a public way to the service that KerasTuner's workers
@@ -166,7 +167,7 @@ class Chief(oracle_chief.OracleServicer):
             return
         self._lost[trial.trial_id] += 1
         times = self._lost[trial.trial_id]
-        print(f"Worker {tuner_id} died in trial {trial.trial_id}.", flush=True)
+        logging.warning("%s died in trial %s.", tuner_id, trial.trial_id)
         if times < ATTEMPTS:
             # As KerasTuner does with a trial that was ongoing on reload.
             self.oracle._retry_queue.append(trial.trial_id)

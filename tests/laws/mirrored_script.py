@@ -283,10 +283,13 @@ class Tokens(keras.Model):
 
 @check
 def a_model_that_only_a_batch_can_trace():
-    with strategy().scope():
-        model = keras_lottery.wrap(Tokens(), rate=0.5)
-        model.compile("sgd", "mse")
     x, y = np.arange(8) % 6, np.ones((8, 3), "float32")
+    with strategy().scope():
+        model = Tokens()
+        model(x)
+        keras_lottery.wrap(model, rate=0.5)
+        model.compile("sgd", "mse")
+    assert not model.lottery.attached
     for _ in range(2):
         model.fit(x, y, batch_size=4, verbose=0, callbacks=[Watch()])
     assert model.lottery.density < 1
