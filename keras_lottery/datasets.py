@@ -21,6 +21,7 @@ import urllib.request
 
 import keras
 import numpy as np
+from absl import logging
 
 _DIGITS = pathlib.Path(__file__).parent / "data" / "digits.npz"
 
@@ -243,7 +244,7 @@ def _load_tfds(name, data_dir):
             f"(pip install tensorflow-datasets): {_first_line(error)}"
         ) from None
     # TFDS prints its progress; standard output belongs to the caller.
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), _only_errors():
         builder = _builder(tfds, name, data_dir)
         keys = _keys(tfds, builder, name)
         if not builder.is_prepared():
@@ -261,6 +262,17 @@ def _load_tfds(name, data_dir):
             ) from None
     image, label = (builder.info.features[key] for key in keys)
     return train, test, np.iinfo(image.np_dtype).max, label.num_classes
+
+
+@contextlib.contextmanager
+def _only_errors():
+    """TFDS warns of what it does itself."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _builder(tfds, name, data_dir):

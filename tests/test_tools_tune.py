@@ -37,7 +37,7 @@ def test_it_ends_with_a_table_and_the_best_ticket(tmp_path):
     assert code == 0, err
     lines = out.splitlines()
     assert lines[0].split()[:2] == ["trial", "ticket_density"]
-    assert "rewind_to" in lines[0] and len(lines[1].split()) >= 9
+    assert "criterion" in lines[0] and len(lines[1].split()) >= 8
     path = next(line for line in lines if line.startswith("The best ticket"))
     assert pathlib.Path(path.split()[-1]).exists()
     # The dense network of the second search is that of the first.

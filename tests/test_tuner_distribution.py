@@ -77,7 +77,7 @@ def processes():
 def table(process):
     out, err = process.communicate()
     assert process.returncode == 0, err
-    return out[out.index("trial") :]
+    return out[out.index("trial  ticket_density") :]
 
 
 def statuses(directory):

@@ -49,13 +49,13 @@ flags.DEFINE_float(
 )
 flags.DEFINE_list(
     "knobs",
-    ["rate", "output_rate", "rewind_to", "criterion"],
+    ["rate", "output_rate", "criterion"],
     "What is tuned: rate, output_rate, scope, rewind_to, learning_rate, "
     "warmup, criterion, rates.KEY (of a layer, a class or an expression).",
 )
-flags.DEFINE_integer("max_trials", 6, "Searches at most; 0 for no limit.")
+flags.DEFINE_integer("max_trials", 8, "Searches at most; 0 for no limit.")
 flags.DEFINE_integer("rounds", 8, "Of each search, or of the longest.")
-flags.DEFINE_integer("iterations", 600, "Budget of each training.")
+flags.DEFINE_integer("iterations", 1000, "Budget of each training.")
 flags.DEFINE_integer("batch_size", None, "Default: the paper's.")
 flags.DEFINE_string(
     "optimizer", None, "A Keras optimizer by name. Default: the paper's."

@@ -215,7 +215,7 @@ def _sparse(layers):
     chosen = [choice.name for choice in layers if choice.chosen]
     if chosen:
         return f"sparse: {', '.join(chosen)}"
-    return "no layer is faster sparse"
+    return "no layer is faster sparse at every batch size"
 
 
 def _kilobytes(count):

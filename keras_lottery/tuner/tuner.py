@@ -121,7 +121,7 @@ class LotteryTuner(keras_tuner.Tuner):
         objective="density",
         max_trials=None,
         oracle="random",
-        knobs=("rate", "output_rate", "rewind_to"),
+        knobs=("rate", "output_rate", "criterion"),
         rounds=8,
         iterations=1000,
         margin=0.005,

@@ -236,12 +236,12 @@ class After(Watch):
 
 @check
 def a_late_rewind_point():
-    """In executions of two steps, by a `fit` inside of the scope."""
+    """By a `fit` inside of the scope."""
     after, watch = After(), Watch()
     how = {"name": "AdamW", "clip": "clipnorm"}
     zoo.fit(mirrored("sequential", **how), callbacks=[after])
     late = {"rate": 0.3, "rewind_to": 3}
-    model = mirrored("sequential", wrap=late, steps_per_execution=2, **how)
+    model = mirrored("sequential", wrap=late, **how)
     with strategy().scope():
         for _ in range(2):
             zoo.fit(model, callbacks=[watch])
@@ -268,31 +268,6 @@ def half_precision():
         assert "LossScale" in type(model.optimizer).__name__
     finally:
         keras.mixed_precision.set_global_policy("float32")
-
-
-class Tokens(keras.Model):
-    """A model that cannot be traced without data."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = keras.layers.Dense(3)
-
-    def call(self, inputs):
-        return self.head(tf.one_hot(inputs, 6))
-
-
-@check
-def a_model_that_only_a_batch_can_trace():
-    x, y = np.arange(8) % 6, np.ones((8, 3), "float32")
-    with strategy().scope():
-        model = Tokens()
-        model(x)
-        keras_lottery.wrap(model, rate=0.5)
-        model.compile("sgd", "mse")
-    assert not model.lottery.attached
-    for _ in range(2):
-        model.fit(x, y, batch_size=4, verbose=0, callbacks=[Watch()])
-    assert model.lottery.density < 1
 
 
 @check
