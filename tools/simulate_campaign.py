@@ -31,11 +31,11 @@ flags.DEFINE_list(
     "step_ms",
     [
         "lenet_300_100:1.1",
-        "conv_2:146",
-        "conv_4:200",
-        "conv_6:200",
-        "resnet_18:398",
-        "vgg_19:1000",
+        "conv_2:150",
+        "conv_4:290",
+        "conv_6:430",
+        "resnet_18:400",
+        "vgg_19:1200",
     ],
     "Milliseconds of a training step on one worker, evaluation included.",
 )
