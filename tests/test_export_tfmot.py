@@ -254,6 +254,7 @@ def there(twins, directory):
     return call(in_tf_keras, described, jobs, directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWINS)
 def test_a_twin_in_tf_keras_answers_the_same(twins, there, name):
     x = inputs_of(twins[name])
@@ -275,6 +276,7 @@ def test_a_twin_in_keras_has_the_same_configuration(twins, name):
     assert same(arrays(model), arrays(twin))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["m.h5", "m.keras", "saved"])
 def test_what_tf_keras_saved_becomes_keras_3(there, file):
     model = legacy.build(there.described[file], keras)
@@ -284,6 +286,7 @@ def test_what_tf_keras_saved_becomes_keras_3(there, file):
     assert model.layers[-1].kernel_regularizer is not None
 
 
+@pytest.mark.slow
 def test_a_pruned_model_of_tfmot_goes_on_as_a_ticket(there, directory):
     model = from_tfmot(os.path.join(directory, "m.h5"), rate=0.5)
     masks = list(model.lottery.masks.values())
@@ -298,12 +301,14 @@ def test_a_pruned_model_of_tfmot_goes_on_as_a_ticket(there, directory):
         assert mask.sum() < before.sum() and not (mask & ~before).any()
 
 
+@pytest.mark.slow
 def test_what_is_still_wrapped_is_to_be_stripped_first(there):
     assert len(there.refused) == 3
     for told in there.refused:
         assert "strip_pruning" in told
 
 
+@pytest.mark.slow
 def test_every_zero_is_in_the_file_and_clusters_stay(twins, there):
     pruned = sum(
         (w == 0).sum() for w in arrays(twins["residual"]) if w.ndim > 1

@@ -9,6 +9,9 @@ import time
 
 import pytest
 
+# Processes that start TensorFlow, each of them.
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = ("--rounds=1", "--iterations=20", "--max_trials=2", "--backend=graph")
 

@@ -16,6 +16,9 @@ import pytest
 
 from keras_lottery.tuner import distribution
 
+# Processes that start TensorFlow, each of them.
+pytestmark = pytest.mark.slow
+
 TESTS = pathlib.Path(__file__).parent
 
 # A worker is taken for dead soon, for the test not to wait long.

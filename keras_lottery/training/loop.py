@@ -325,7 +325,8 @@ class Loop:
         )
         # Private, but what `fit` does first; there is no public way to build
         # the metrics without training a step.
-        self.model._symbolic_build(data_batch=batch)
+        with self.model.distribute_strategy.scope():
+            self.model._symbolic_build(data_batch=batch)
 
 
 def _check_data(name, data):

@@ -27,8 +27,9 @@ class LotteryTuner(keras_tuner.Tuner):
     Each trial of KerasTuner is a whole lottery search: levels 0 to `rounds`
     of the arm `ticket` of an `Experiment`, in the trial's own directory. All
     trials start from the same seed and share what they train: those that
-    differ only in how they prune train the dense network once. A search that
-    was killed goes on inside its trial, from the last level.
+    differ only in how they prune train the dense network once (for each
+    `rewind_to`, which is a part of what they keep of it). A search that was
+    killed goes on inside its trial, from the last level.
 
     Searches are compared by validation data alone, at the early-stop
     iteration of each level:
