@@ -89,7 +89,7 @@ def _with_objective(oracle, wanted, objective):
 
 
 def take_up(oracle):
-    """Sends trials that were begun and not ended for another run.
+    """Puts trials in order, and sends those not ended for another run.
 
     KerasTuner does so with those that its oracle's file tells. A process
     that was killed between the two files of a trial that begins leaves one
@@ -98,6 +98,8 @@ def take_up(oracle):
     Args:
         oracle: `keras_tuner.Oracle`, just reloaded.
     """
+    # They come in the order of the directory; of equals the first is best.
+    oracle.trials = dict(sorted(oracle.trials.items()))
     for trial in oracle.trials.values():
         ended = trial.status in ("COMPLETED", "FAILED")
         if not ended and trial.trial_id not in oracle._retry_queue:
