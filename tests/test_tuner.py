@@ -224,6 +224,7 @@ def test_the_objective_is_of_validation_and_its_level_is_the_ticket(tmp_path):
         assert np.array_equal(mask, ticket.masks[path])
 
 
+@pytest.mark.slow
 def test_it_is_found_again_by_another_process_s_tuner(tmp_path, capsys):
     made = tuner(tmp_path, Unbuilt(), knobs=("rate",))
     made.search(*data(), verbose=0)
@@ -251,6 +252,7 @@ def test_it_is_found_again_by_another_process_s_tuner(tmp_path, capsys):
 
 @pytest.mark.parametrize("oracle", ["random", "bayesian", "grid"])
 @pytest.mark.parametrize("objective", ["accuracy", "area"])
+@pytest.mark.slow
 def test_any_oracle_and_objective(oracle, objective, tmp_path):
     made = tuner(
         tmp_path,
@@ -273,6 +275,7 @@ def test_any_oracle_and_objective(oracle, objective, tmp_path):
     assert model.output_shape == (None, 10)
 
 
+@pytest.mark.slow
 def test_hyperband_gives_more_rounds_and_finds_those_there_were(
     tmp_path, counted
 ):
@@ -501,6 +504,7 @@ def wait_for(path, process):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_inside_its_trial(tmp_path, counted):
     process = script(tmp_path)
     tickets = tmp_path / "search/trial_1/tickets/trial_0"
