@@ -83,10 +83,10 @@ class Arrays:
 
     def __init__(self, train, test, validation=None, name="arrays"):
         self.name = name
-        self._train = _examples("train", train)
-        self._test = _examples("test", test)
+        self._train = examples("train", train)
+        self._test = examples("test", test)
         size = len(keras.tree.flatten(self._train)[0])
-        default = max(1, min(5_000, size // 10))
+        default = max(1, _tenth(size))
         self.validation = default if validation is None else validation
         _check_validation(self.validation, size)
 
@@ -125,8 +125,8 @@ class Arrays:
         return f"{self.name} ({self.fingerprint})"
 
 
-def _examples(name, pair):
-    """A pair (x, y) of arrays with as many examples each."""
+def examples(name, pair):
+    """A pair (x, y) of arrays with as many examples each, or an error."""
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise ValueError(
             f"`{name}` must be a pair (x, y) of arrays. "
@@ -184,13 +184,16 @@ def load(name, data_dir=None, seed=0, validation=None):
         raise ValueError(
             f"`seed` must be an integer of at least 0. Received: seed={seed!r}"
         )
+    if validation is not None:
+        # Before anything is downloaded; its size is not known yet.
+        _check_validation(validation, float("inf"))
     if name == "digits":
         train, test, scale, classes = _load_digits()
         default = 200
     else:
         data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
         train, test, scale, classes = _load_tfds(name, data_dir)
-        default = min(5_000, len(train[1]) // 10)
+        default = _tenth(len(train[1]))
     validation = default if validation is None else validation
     _check_validation(validation, len(train[1]))
     train, held_out = _split(train, validation, np.random.default_rng(seed))
@@ -199,6 +202,12 @@ def load(name, data_dir=None, seed=0, validation=None):
         *(_scaled(*part, scale) for part in (train, held_out, test)),
         classes,
     )
+
+
+def _tenth(size):
+    """How many examples validate by default: 5,000 as in the paper, or a
+    tenth of the training set where that is less."""
+    return min(5_000, size // 10)
 
 
 def _check_validation(validation, size):

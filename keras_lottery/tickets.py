@@ -140,6 +140,19 @@ class Ticket:
             raise
         return model
 
+    def assign_trained(self, model):
+        """Gives a model the weights that the ticket was trained to.
+
+        Args:
+            model: a built `keras.Model` of the same architecture.
+
+        Raises:
+            ValueError: If a weight does not fit; the first is named.
+        """
+        state = model_state(model)
+        for path, place in self.match(model).items():
+            state[place].assign(self.trained[path])
+
     def match(self, model, names=None):
         """Dict from each path of the ticket to the model's, or an error."""
         return match_weights(

@@ -1,12 +1,12 @@
 """export_ticket as a user runs it, in a process of its own."""
 
+import functools
 import json
 import os
 import pathlib
 import re
-import subprocess
-import sys
 
+import processes
 import pytest
 
 from keras_lottery.experiments import Experiment
@@ -23,15 +23,7 @@ def run_dir(tmp_path_factory):
     return directory
 
 
-def export(*flags):
-    done = subprocess.run(
-        [sys.executable, "tools/export_ticket.py", *flags],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    return done.returncode, done.stdout, done.stderr
+export = functools.partial(processes.finish, "export_ticket")
 
 
 def test_it_ends_with_the_check_and_how_to_ask(run_dir, tmp_path):

@@ -1,37 +1,19 @@
 """The main job as a user runs it: a process of its own."""
 
 import csv
+import functools
 import os
-import pathlib
 import random
 import resource
 import signal
 import subprocess
-import sys
 import time
 
+import processes
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-def start(*flags, **options):
-    return subprocess.Popen(
-        [sys.executable, "tools/find_ticket.py", *flags],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        **options,
-    )
-
-
-def finish(*flags, **options):
-    process = start(*flags, **options)
-    out, err = process.communicate()
-    return process.returncode, out, err
+start = functools.partial(processes.start, "find_ticket")
+finish = functools.partial(processes.finish, "find_ticket")
 
 
 def rows(run_dir):

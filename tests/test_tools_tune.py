@@ -1,12 +1,13 @@
 """The tuning tool as a user runs it: a process of its own."""
 
+import functools
 import os
 import pathlib
 import signal
 import subprocess
-import sys
 import time
 
+import processes
 import pytest
 
 # Processes that start TensorFlow, each of them.
@@ -16,22 +17,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 SMALL = ("--rounds=1", "--iterations=20", "--max_trials=2", "--backend=graph")
 
 
-def start(*flags):
-    return subprocess.Popen(
-        [sys.executable, "tools/tune.py", *flags],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(*flags):
-    process = start(*flags)
-    out, err = process.communicate()
-    return process.returncode, out, err
+start = functools.partial(processes.start, "tune")
+finish = functools.partial(processes.finish, "tune")
 
 
 def test_it_ends_with_a_table_and_the_best_ticket(tmp_path):

@@ -6,7 +6,7 @@ import logging
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from small import HalfLoss
 from test_training import (
     BATCH,
     OwnStep,
@@ -21,26 +21,6 @@ from test_training import (
 
 from keras_lottery import wrap
 from keras_lottery.training import Loop
-
-
-class HalfLoss(keras.Model):
-    """Trains on half the loss: `fit` alone knows."""
-
-    def __init__(self):
-        super().__init__()
-        self.hidden, self.logits = dense_layers()
-
-    def call(self, x):
-        return self.logits(self.hidden(x))
-
-    def train_step(self, data):
-        x, y = data
-        with tf.GradientTape() as tape:
-            loss = 0.5 * self.compute_loss(x, y, self(x, training=True))
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
-        self._loss_tracker.update_state(loss)
-        return self.get_metrics_result()
 
 
 def half(**kwargs):

@@ -55,6 +55,42 @@ def _script():
     return os.path.basename(sys.argv[0])
 
 
+def level(text):
+    """A level as `keras_lottery.export.model_of_run` takes it: a number, or
+    the name of a rule."""
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def define_training_flags():
+    """The flags that say on what, and how, trainings are made."""
+    flags.DEFINE_string(
+        "dataset",
+        "digits",
+        "The embedded digits, or any TFDS image set by name.",
+    )
+    flags.DEFINE_string(
+        "data_dir", None, "Where TFDS keeps data sets. Default: TFDS' own."
+    )
+    flags.DEFINE_string(
+        "model",
+        "lenet_300_100",
+        "lenet_300_100, conv_2, conv_4, conv_6, resnet_18 or vgg_19.",
+    )
+    flags.DEFINE_integer("batch_size", None, "Default: the paper's.")
+    flags.DEFINE_string(
+        "optimizer", None, "A Keras optimizer by name. Default: the paper's."
+    )
+    flags.DEFINE_string(
+        "backend",
+        "auto",
+        "graph, xla or xla_update; fit, Keras' own; or auto: measure a few "
+        "steps.",
+    )
+    flags.DEFINE_integer(
+        "threads", None, "Threads of one operation. Default: one a core."
+    )
+
+
 def stop(line, code):
     """Ends the process with one line on stderr."""
     print(line, file=sys.stderr)

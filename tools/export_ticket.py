@@ -55,12 +55,8 @@ def main():
     # Late, so that --help and a wrong flag answer at once.
     from keras_lottery import export
 
-    level = FLAGS.level
     run = export.model_of_run(
-        FLAGS.run_dir,
-        int(level) if level.lstrip("-").isdigit() else level,
-        FLAGS.trial,
-        FLAGS.arm,
+        FLAGS.run_dir, common.level(FLAGS.level), FLAGS.trial, FLAGS.arm
     )
     row = run.result
     print(
@@ -104,22 +100,18 @@ def _to_serving(run):
     )
     print(f"written: {served.path}")
     print(served.summary())
-    _print_accuracy(run, _served(served))
+    _print_accuracy(run, served.load())
     print(f"\n{served.instructions()}")
 
 
 def _to_litert(run):
-    from keras_lottery.export.litert import to_litert
+    from keras_lottery import export
 
-    model = run.model
-    if FLAGS.compact:
-        from keras_lottery.export.compaction import compact
-
-        model = compact(model).model
+    model = export.compact(run.model).model if FLAGS.compact else run.model
     name = FLAGS.name or os.path.basename(os.path.abspath(FLAGS.output_dir))
     path = os.path.join(FLAGS.output_dir, f"{name}.tflite")
     x, _ = run.data.train
-    written = to_litert(
+    written = export.to_litert(
         model,
         path,
         FLAGS.quantize,
@@ -128,13 +120,15 @@ def _to_litert(run):
     )
     print(f"written: {path}")
     print(written.summary())
-    _print_accuracy(run, _interpreted(path, model))
+    _print_accuracy(run, _interpreted(path))
 
 
 def _print_accuracy(run, written):
+    from keras_lottery import export
+
     x, y = run.data.test
     before, after = (
-        100 * (_predicted(answer, x) == y).mean()
+        100 * export.accuracy(answer, x, y)
         for answer in (lambda part: run.model(part).numpy(), written)
     )
     print(
@@ -143,32 +137,13 @@ def _print_accuracy(run, written):
     )
 
 
-def _predicted(answer, x):
-    """The classes that a function from a batch to scores finds likeliest."""
-    import numpy as np
-
-    parts = range(0, len(x), _EXAMPLES)
-    scores = [answer(x[i : i + _EXAMPLES]) for i in parts]
-    return np.concatenate(scores).argmax(-1)
-
-
-def _served(served):
-    import tensorflow as tf
-
-    model = tf.saved_model.load(served.path)
-    serve = model.signatures["serving_default"]
-    (taken,), (given,) = served.inputs, served.outputs
-    return lambda x: serve(**{taken: tf.constant(x)})[given].numpy()
-
-
-def _interpreted(path, model):
-    from keras_lottery.export.endpoint import Endpoint
-    from keras_lottery.export.interpreting import run
+def _interpreted(path):
+    from keras_lottery.export import interpreting
 
     with open(path, "rb") as file:
         content = file.read()
-    (taken,) = Endpoint(model).inputs
-    return lambda x: next(iter(run(content, {taken: x}).values()))
+    (taken,) = interpreting.names(content)
+    return lambda x: next(iter(interpreting.run(content, {taken: x}).values()))
 
 
 if __name__ == "__main__":

@@ -18,17 +18,8 @@ from absl import flags
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string(
-    "dataset", "digits", "The embedded digits, or any TFDS image set by name."
-)
-flags.DEFINE_string(
-    "data_dir", None, "Where TFDS keeps data sets. Default: TFDS' own."
-)
-flags.DEFINE_string(
-    "model",
-    "lenet_300_100",
-    "lenet_300_100, conv_2, conv_4, conv_6, resnet_18 or vgg_19.",
-)
+common.define_training_flags()
+flags.adopt_module_key_flags(common)  # For --help to show them.
 flags.DEFINE_integer("rounds", 16, "Rounds: levels 0 to this are trained.")
 flags.DEFINE_float(
     "rate", None, "Share of survivors pruned per round. Default: the paper's."
@@ -64,12 +55,6 @@ flags.DEFINE_integer(
     None,
     "Budget of each training. Default: 1,000 on digits, else the paper's.",
 )
-flags.DEFINE_integer("batch_size", None, "Default: the paper's.")
-flags.DEFINE_string(
-    "optimizer",
-    None,
-    "A Keras optimizer by name. Default: the paper's.",
-)
 flags.DEFINE_float("learning_rate", None, "Default: the paper's.")
 flags.DEFINE_float("momentum", None, "Of sgd. Default: the paper's.")
 flags.DEFINE_integer(
@@ -100,18 +85,10 @@ flags.DEFINE_list(
 )
 flags.DEFINE_integer("seed", 0, "Every other seed is derived from it.")
 flags.DEFINE_string(
-    "backend",
-    "auto",
-    "graph, xla or xla_update; fit, Keras' own; or auto: measure a few steps.",
-)
-flags.DEFINE_string(
     "precision",
     "float32",
     "float32; or mixed_bfloat16, mixed_float16: faster where the machine "
     "computes in it.",
-)
-flags.DEFINE_integer(
-    "threads", None, "Threads of one operation. Default: one a core."
 )
 flags.DEFINE_integer("workers", 1, "Processes to train in.")
 flags.DEFINE_string(

@@ -48,9 +48,7 @@ def main():
 def _of_a_run():
     from keras_lottery.export import model_of_run
 
-    level = FLAGS.level
-    level = int(level) if level.isdigit() else level
-    run = model_of_run(FLAGS.run_dir, level, FLAGS.trial)
+    run = model_of_run(FLAGS.run_dir, common.level(FLAGS.level), FLAGS.trial)
     dense = model_of_run(FLAGS.run_dir, 0, FLAGS.trial)
     print(
         f"level {run.result.level}: {run.result.density:.2%} of the prunable "

@@ -23,17 +23,8 @@ from absl import flags
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string(
-    "dataset", "digits", "The embedded digits, or any TFDS image set by name."
-)
-flags.DEFINE_string(
-    "data_dir", None, "Where TFDS keeps data sets. Default: TFDS' own."
-)
-flags.DEFINE_string(
-    "model",
-    "lenet_300_100",
-    "lenet_300_100, conv_2, conv_4, conv_6, resnet_18 or vgg_19.",
-)
+common.define_training_flags()
+flags.adopt_module_key_flags(common)  # For --help to show them.
 flags.DEFINE_string(
     "oracle", "random", "What to try next: random, bayesian, hyperband, grid."
 )
@@ -56,19 +47,7 @@ flags.DEFINE_list(
 flags.DEFINE_integer("max_trials", 8, "Searches at most; 0 for no limit.")
 flags.DEFINE_integer("rounds", 8, "Of each search, or of the longest.")
 flags.DEFINE_integer("iterations", 1000, "Budget of each training.")
-flags.DEFINE_integer("batch_size", None, "Default: the paper's.")
-flags.DEFINE_string(
-    "optimizer", None, "A Keras optimizer by name. Default: the paper's."
-)
 flags.DEFINE_integer("seed", 0, "Of the oracle and of every search.")
-flags.DEFINE_string(
-    "backend",
-    "auto",
-    "graph, xla or xla_update; fit, Keras' own; or auto: measure a few steps.",
-)
-flags.DEFINE_integer(
-    "threads", None, "Threads of one operation. Default: one a core."
-)
 flags.DEFINE_integer("workers", 1, "Searches at a time, a process each.")
 flags.DEFINE_string(
     "run_dir", None, "Where everything goes. Default: runs/tune_DATASET_MODEL."

@@ -10,6 +10,7 @@ from keras_lottery import criteria
 from keras_lottery.experiments import building
 from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.seeds import derive
+from keras_lottery.experiments.store import TIMINGS
 from keras_lottery.optimizers import clear_pruned_slots
 from keras_lottery.rewinding import RewindPoint, model_state
 from keras_lottery.tickets import Ticket
@@ -71,7 +72,7 @@ class Bench:
             eval_every=experiment.eval_every,
             monitor=experiment.early_stop_metric,
             backend=experiment.backend,
-            timings=self.store.path("timings.json"),
+            timings=self.store.path(TIMINGS),
         )
 
     # What arms are made of.

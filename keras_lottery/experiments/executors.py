@@ -35,18 +35,15 @@ class Processes(concurrent.futures.Executor):
         self.slots = workers
         self.attempts = attempts
         self._context = multiprocessing.get_context("spawn")
-        cores = sorted(os.sched_getaffinity(0))
-        share = max(1, len(cores) // workers)
         self._free = queue.SimpleQueue()
         self._pools = {}
-        for slot in range(workers):
-            first = slot * share % len(cores)
-            self._pools[slot] = self._pool(cores[first : first + share])
+        for slot, cores in enumerate(shares(workers)):
+            self._pools[slot] = self._pool(cores)
             self._free.put(slot)
 
     def _pool(self, cores):
         pool = concurrent.futures.ProcessPoolExecutor(
-            1, self._context, _start_worker
+            1, self._context, become_worker
         )
         pool.cores = cores
         return pool
@@ -86,12 +83,21 @@ class Processes(concurrent.futures.Executor):
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start_worker():
+def shares(workers):
+    """The cores of this process in so many shares, which overlap if they are
+    too few: a list of lists."""
+    cores = sorted(os.sched_getaffinity(0))
+    size = max(1, len(cores) // workers)
+    firsts = (i * size % len(cores) for i in range(workers))
+    return [cores[first : first + size] for first in firsts]
+
+
+def become_worker():
+    """Makes this process one that its parent ends, however that ends."""
     # Ctrl-C reaches the whole group; the coordinator stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(
-        target=_end_with, args=(os.getppid(),), daemon=True
-    ).start()
+    parent = multiprocessing.parent_process().pid
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent):

@@ -137,7 +137,7 @@ class Experiment:
         self.build_optimizer()
 
     def _fill_in(self):
-        recipe = self._recipe
+        recipe = self.recipe
         for name in _FROM_RECIPE:
             if getattr(self, name) is None:
                 self._set(name, getattr(recipe, name))
@@ -155,7 +155,8 @@ class Experiment:
         self._set("drops", tuple(_step(drop) for drop in self.drops))
 
     @property
-    def _recipe(self):
+    def recipe(self):
+        """The `Recipe` of the model: the paper's, or that of one's own."""
         if callable(self.model):
             return recipes.OWN
         _check_choice("model", self.model, models.NETWORKS)
@@ -200,8 +201,8 @@ class Experiment:
                 classes=data.classes,
                 seed=seed,
                 dropout=self.dropout,
-                weight_decay=self._recipe.weight_decay,
-                augment=self._recipe.augment,
+                weight_decay=self.recipe.weight_decay,
+                augment=self.recipe.augment,
             )
 
     def compile(self, model):
@@ -245,7 +246,7 @@ class Experiment:
 
     def pruning(self):
         """The arguments of `wrap` that say how to prune."""
-        arguments = self._recipe.pruning if self.rate is None else {}
+        arguments = self.recipe.pruning if self.rate is None else {}
         for name in ("rate", "output_rate", "scope"):
             if getattr(self, name) is not None:
                 arguments[name] = getattr(self, name)

@@ -10,6 +10,7 @@ import tempfile
 import threading
 
 from keras_lottery.experiments.arms import ARMS
+from keras_lottery.experiments.store import TIMINGS, Store
 
 
 def run_job(experiment, place, inputs, known, progress=None):
@@ -36,7 +37,7 @@ def run_job(experiment, place, inputs, known, progress=None):
         if key in known:
             return key, {}
         bench.train(place.arm, place.level, progress)
-        paths = [store.record_path(key), "timings.json"]
+        paths = [store.record_path(key), TIMINGS]
         if ARMS[place.arm].chain:
             ticket = store.ticket_path(place.trial, place.arm, place.level)
             paths.append(ticket)
@@ -51,7 +52,6 @@ _one_at_a_time = threading.Lock()
 def _bench(experiment):
     """The bench of this process; it keeps its model and compilation."""
     from keras_lottery.experiments.bench import Bench
-    from keras_lottery.experiments.store import Store
 
     directory = tempfile.TemporaryDirectory(prefix="keras_lottery_")
     bench = Bench(experiment, Store(directory.name))

@@ -76,8 +76,8 @@ class Library:
             return False
         if kind == _RECORD:
             return True
-        path = self._path(place.trial, kind, key)
-        ticket = self.store.read_ticket(path)
+        found = self._paths[place.trial, kind].get(key)
+        ticket = self.store.read_ticket(found or self._paths[None, kind][key])
         if ticket is None:
             self._forget(place.trial, kind, key)
             return False
@@ -94,10 +94,6 @@ class Library:
         # Tickets of one training differ by what they rewind to.
         return f"{arm.rewind_to(self.experiment)}.ticket"
 
-    def _path(self, trial, kind, key):
-        found = self._paths[trial, kind].get(key)
-        return found or self._paths[None, kind].get(key)
-
     def _add(self, trial, kind, key, path, name):
         self._paths[trial, kind].setdefault(key, self.store.path(path))
         if self.shared and not self.shared.exists(name):
@@ -105,8 +101,10 @@ class Library:
                 self.shared.put(name, content)
 
     def _forget(self, trial, kind, key):
-        for where in (trial, None):
-            path = self._paths[where, kind].pop(key, None)
-            if path and self.shared:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+        # Files of the run's own places are theirs; what is shared goes, for
+        # what is trained instead to be shared in its place.
+        self._paths[trial, kind].pop(key, None)
+        path = self._paths[None, kind].pop(key, None)
+        if path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)

@@ -14,7 +14,7 @@ from keras_lottery.experiments.library import Library
 from keras_lottery.experiments.places import Line, plan
 from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.results import Result, Results, to_csv
-from keras_lottery.experiments.store import Store
+from keras_lottery.experiments.store import TIMINGS, Store
 from keras_lottery.experiments.tensorboard import Board
 from keras_lottery.schedules import check_integer
 
@@ -136,7 +136,7 @@ class Coordinator:
 
     def _slots(self, executor):
         # The first job alone chooses the backend that all others use.
-        if not self.store.exists(_TIMINGS):
+        if not self.store.exists(TIMINGS):
             return 1
         return getattr(executor, "slots", _SLOTS)
 
@@ -153,7 +153,7 @@ class Coordinator:
         return True
 
     def _submit(self, executor, place):
-        inputs = [_TIMINGS]
+        inputs = [TIMINGS]
         before = place.needs
         if before:
             inputs.append(
@@ -198,10 +198,10 @@ class Coordinator:
 
     def _tell_backend(self):
         """Says once by what the run is trained, and why."""
-        if self._told or not self.store.exists(_TIMINGS):
+        if self._told or not self.store.exists(TIMINGS):
             return
         self._told = True
-        with open(self.store.path(_TIMINGS)) as file:
+        with open(self.store.path(TIMINGS)) as file:
             for backend, why in json.load(file).values():
                 self.progress.note(f"Training by {backend}: {why}.")
 
@@ -216,7 +216,6 @@ class Coordinator:
         return Results(shown)
 
 
-_TIMINGS = "timings.json"
 _WRITTEN_EVERY = 1.0
 # Jobs handed at once to an executor that does not say how many it runs.
 _SLOTS = 64

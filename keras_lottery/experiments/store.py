@@ -26,6 +26,8 @@ except ImportError:  # Windows, where nothing stops a second process.
 
 _FORMAT = 1
 _PLACES = "places.jsonl"
+# Which backend was chosen, and why.
+TIMINGS = "timings.json"
 
 
 class Store:

@@ -1,7 +1,7 @@
 """The way to production: TensorFlow Serving, LiteRT, compaction, tfmot."""
 
 from keras_lottery.export.compaction import Compacted, compact
-from keras_lottery.export.gains import Gain, Gains, measure_gains
+from keras_lottery.export.gains import Gain, Gains, accuracy, measure_gains
 from keras_lottery.export.litert import LitertFile, to_litert
 from keras_lottery.export.runs import RunModel, model_of_run
 from keras_lottery.export.serving import Served, to_serving
@@ -17,6 +17,7 @@ __all__ = [
     "Served",
     "Sparsified",
     "TfmotFile",
+    "accuracy",
     "compact",
     "from_tfmot",
     "measure_gains",

@@ -7,13 +7,12 @@ import tempfile
 import time
 
 import numpy as np
-import tensorflow as tf
 
 from keras_lottery import schedules
 from keras_lottery.export import interpreting
 from keras_lottery.export.compaction import compact
 from keras_lottery.export.litert import to_litert
-from keras_lottery.export.serving import sizes, to_serving
+from keras_lottery.export.serving import to_serving
 from keras_lottery.export.sparse import sparsify
 
 # A measurement is repeated for so long, in seconds, but not too often.
@@ -138,7 +137,7 @@ def measure_gains(
         answers = {form: answer for form, (_, answer, _) in made.items()}
         seconds = _latencies(answers, x, batch_sizes)
         return Gains(
-            Gain(form, *size, seconds[form], _accuracy(answer, x, y), note)
+            Gain(form, *size, seconds[form], accuracy(answer, x, y), note)
             for form, (size, answer, note) in made.items()
         )
 
@@ -146,14 +145,7 @@ def measure_gains(
 def _served(model, directory, form, x):
     """(bytes, compressed bytes) and the function that is served."""
     served = to_serving(model, os.path.join(directory, form), examples=x[:32])
-    loaded = tf.saved_model.load(served.path)
-    serve = loaded.signatures["serving_default"]
-    (taken,), (given,) = served.inputs, served.outputs
-
-    def answer(batch, loaded=loaded):  # The signature does not keep it.
-        return serve(**{taken: tf.constant(batch)})[given].numpy()
-
-    return sizes(served.path), answer
+    return (served.bytes, served.compressed_bytes), served.load()
 
 
 def _lite(model, path, representative):
@@ -199,11 +191,22 @@ def _once(answers, batch):
     return taken
 
 
-def _accuracy(answer, x, y, size=250):
-    whole = len(x) - len(x) % size
-    parts = [answer(x[i : i + size]) for i in range(0, whole, size)]
-    parts += [answer(x[whole:])] if whole < len(x) else []
-    return float((np.concatenate(parts).argmax(-1) == np.ravel(y)).mean())
+def accuracy(answer, x, y, batch_size=256):
+    """The accuracy of a function from a batch to the scores of classes.
+
+    Args:
+        answer: function of an array.
+        x: array, examples on the first axis.
+        y: array, their classes.
+        batch_size: int. Defaults to 256.
+
+    Returns:
+        A float, a fraction.
+    """
+    scores = [
+        answer(x[i : i + batch_size]) for i in range(0, len(x), batch_size)
+    ]
+    return float((np.concatenate(scores).argmax(-1) == np.ravel(y)).mean())
 
 
 def _removed(removed):

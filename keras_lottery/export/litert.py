@@ -27,8 +27,8 @@ _BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class LitertFile:
-    """What `to_litert` wrote, and what was found when it was checked.
+class Written:
+    """A LiteRT file.
 
     Args:
         path: str.
@@ -36,9 +36,6 @@ class LitertFile:
         compressed_bytes: int, the same compressed by gzip.
         weights: int, numbers in the file's constants of rank 2 or more.
         zeros: int, those of them that are exactly zero.
-        examples: int, how many it was checked on.
-        max_difference: float, the greatest one from the Keras model's
-            outputs, absolute.
     """
 
     path: str
@@ -46,6 +43,30 @@ class LitertFile:
     compressed_bytes: int
     weights: int
     zeros: int
+
+    def summary(self):
+        """What is in it, one line."""
+        return (
+            f"{self.zeros:,} of {self.weights:,} weights are zero; "
+            f"{self.bytes / 1e3:,.1f} kB on disk, "
+            f"{self.compressed_bytes / 1e3:,.1f} kB gzipped"
+        )
+
+    def __str__(self):
+        return self.summary()
+
+
+@dataclasses.dataclass(frozen=True)
+class LitertFile(Written):
+    """What `to_litert` wrote, and what was found when it was checked.
+
+    Args:
+        path, bytes, compressed_bytes, weights, zeros: see `Written`.
+        examples: int, how many it was checked on.
+        max_difference: float, the greatest one from the Keras model's
+            outputs, absolute.
+    """
+
     examples: int
     max_difference: float
 
@@ -53,13 +74,8 @@ class LitertFile:
         """The result of the check, one line."""
         return (
             f"verified: max difference {self.max_difference:.2g} on "
-            f"{self.examples:,} examples; {self.zeros:,} of {self.weights:,} "
-            f"weights are zero; {self.bytes / 1e3:,.1f} kB on disk, "
-            f"{self.compressed_bytes / 1e3:,.1f} kB gzipped"
+            f"{self.examples:,} examples; {super().summary()}"
         )
-
-    def __str__(self):
-        return self.summary()
 
 
 def to_litert(
@@ -202,7 +218,7 @@ def convert(function, quantize=None, samples=None, sparse=False):
 
 
 def write(content, path):
-    """Writes the file; a dict of what `LitertFile` tells about it alone."""
+    """Writes the file; a dict of what `Written` tells about it."""
     with atomic_file(path) as file:
         file.write(content)
     weights, zeros = interpreting.count(content)

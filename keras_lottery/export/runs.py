@@ -11,7 +11,6 @@ from keras_lottery.experiments import Experiment, Result
 from keras_lottery.experiments.results import from_csv
 from keras_lottery.experiments.seeds import derive
 from keras_lottery.experiments.store import Store
-from keras_lottery.rewinding import model_state
 from keras_lottery.wrapping import wrap
 
 
@@ -74,9 +73,7 @@ def model_of_run(run_dir, level="best", trial=0, arm="ticket"):
         **experiment.pruning(),
     )
     model.lottery.load(ticket)
-    state = model_state(model)
-    for path, place in ticket.match(model).items():
-        state[place].assign(ticket.trained[path])
+    ticket.assign_trained(model)
     return RunModel(model, result, data)
 
 

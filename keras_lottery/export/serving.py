@@ -16,10 +16,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lottery.export import asking, provenance, saving, warmup
+from keras_lottery.export import asking, compaction, provenance, saving, warmup
 from keras_lottery.export.checking import check
 from keras_lottery.export.endpoint import Endpoint
 from keras_lottery.export.examples import named_examples
+from keras_lottery.export.sparse import sparsify
 from keras_lottery.export.versions import NewVersion
 from keras_lottery.rewinding import model_state
 from keras_lottery.scopes import check_model
@@ -61,6 +62,21 @@ class Served:
     bytes: int
     compressed_bytes: int
     warmup: int
+
+    def load(self):
+        """The function that is served, of a model with one input and output.
+
+        Returns:
+            A function from a batch, an array, to the array of outputs.
+        """
+        loaded = tf.saved_model.load(self.path)
+        serve = loaded.signatures["serving_default"]
+        (taken,), (given,) = self.inputs, self.outputs
+
+        def answer(batch, loaded=loaded):  # Which the signature does not keep.
+            return serve(**{taken: tf.constant(batch)})[given].numpy()
+
+        return answer
 
     def summary(self):
         """The result of the check, one line."""
@@ -255,14 +271,10 @@ def _smaller(model, compact, sparse):
     """The model as it is to be written, and what was changed for that."""
     changes = {}
     if compact:
-        from keras_lottery.export.compaction import compact as compacted
-
-        result = compacted(model)
+        result = compaction.compact(model)
         model = result.model
         changes["removed"], changes["left"] = result.removed, result.left
     if sparse:
-        from keras_lottery.export.sparse import sparsify
-
         sizes = {} if sparse == "auto" else {"batch_sizes": sparse}
         result = sparsify(model, **sizes)
         model, changes["sparse"] = result.model, result.layers

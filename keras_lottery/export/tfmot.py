@@ -30,24 +30,15 @@ _BEFORE_NORMALIZATION = ("Conv2D", "Dense", "DepthwiseConv2D")
 
 
 @dataclasses.dataclass(frozen=True)
-class TfmotFile:
+class TfmotFile(litert.Written):
     """What `to_tfmot_litert` wrote, and what was measured.
 
     Args:
-        path: str.
-        bytes: int, size of the file.
-        compressed_bytes: int, the same compressed by gzip.
-        weights: int, numbers in the file's constants of rank 2 or more.
-        zeros: int, those of them that are exactly zero.
+        path, bytes, compressed_bytes, weights, zeros: see `Written`.
         accuracy_before: float, the Keras model's on the test set, a fraction.
         accuracy: float, the file's, in the LiteRT interpreter.
     """
 
-    path: str
-    bytes: int
-    compressed_bytes: int
-    weights: int
-    zeros: int
     accuracy_before: float
     accuracy: float
 
@@ -55,13 +46,8 @@ class TfmotFile:
         """What was measured, one line."""
         return (
             f"accuracy {self.accuracy:.2%}, before {self.accuracy_before:.2%}; "
-            f"{self.zeros:,} of {self.weights:,} weights are zero; "
-            f"{self.bytes / 1e3:,.1f} kB on disk, "
-            f"{self.compressed_bytes / 1e3:,.1f} kB gzipped"
+            f"{super().summary()}"
         )
-
-    def __str__(self):
-        return self.summary()
 
 
 def to_tfmot_litert(

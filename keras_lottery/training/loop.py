@@ -307,7 +307,6 @@ class Loop:
 
     def _steps_on(self, backend):
         """The compiled functions, traced anew if the model was changed."""
-        self._build()
         parts = _compiled_parts(self.model)
         if list(map(id, parts)) != list(map(id, self._compiled_for or ())):
             # Holding the parts keeps their ids from being used again.

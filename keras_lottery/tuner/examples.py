@@ -8,7 +8,7 @@ import os
 import keras
 import numpy as np
 
-from keras_lottery.datasets import Arrays, Dataset
+from keras_lottery.datasets import Arrays, Dataset, examples
 from keras_lottery.tuner import oracles
 
 _FILE = "examples.json"
@@ -32,10 +32,7 @@ class Given(Arrays):
     def split(self, seed):
         """The `Dataset`, the same for each seed."""
         at = _count(self._train) - self.validation
-        train, validation = (
-            keras.tree.map_structure(lambda leaf, s=s: leaf[s], self._train)
-            for s in (slice(at), slice(at, None))
-        )
+        train, validation = _cut(self._train, at)
         return Dataset(self.name, train, validation, self._test, self.classes)
 
     @functools.cached_property
@@ -99,39 +96,33 @@ def given(
             "Only one of `validation_data` and `validation_split` must be "
             f"given. Received: validation_split={validation_split}"
         )
-    # Which checks the arrays.
-    drawn = Arrays((x, y), (x, y))
-    train, validation = drawn._train, validation_data
+    train, validation = examples("x, y", (x, y)), validation_data
     if validation_split is not None:
-        train, validation = _cut(train, validation_split)
+        _check_split(validation_split)
+        at = math.floor(_count(train) * (1 - validation_split))
+        train, validation = _cut(train, at)
     elif validation is None:
-        data = drawn.split(seed)
+        data = Arrays(train, train).split(seed)
         train, validation = data.train, data.validation
-    validation = _pair("validation_data", validation)
-    test = validation if test_data is None else _pair("test_data", test_data)
+    validation = examples("validation_data", validation)
+    test = validation if test_data is None else examples("test_data", test_data)
     return Given(train, validation, test)
 
 
-def _cut(pair, validation_split):
+def _check_split(validation_split):
     if not 0 < validation_split < 1:
         raise ValueError(
             "`validation_split` must be in (0, 1). "
             f"Received: validation_split={validation_split}"
         )
-    at = math.floor(_count(pair) * (1 - validation_split))
+
+
+def _cut(pair, at):
+    """The pair up to an example, and from it on."""
     return tuple(
         keras.tree.map_structure(lambda leaf, s=s: leaf[s], pair)
         for s in (slice(at), slice(at, None))
     )
-
-
-def _pair(name, pair):
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise ValueError(
-            f"`{name}` must be a pair (x, y) of arrays. "
-            f"Received: {name} of type {type(pair).__name__}"
-        )
-    return keras.tree.map_structure(np.asarray, tuple(pair))
 
 
 def _count(pair):

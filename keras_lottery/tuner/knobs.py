@@ -2,7 +2,6 @@
 
 import contextlib
 
-from keras_lottery import recipes
 from keras_lottery.experiments import FIELDS
 from keras_lottery.schedules import ToDensity
 
@@ -81,7 +80,7 @@ class Knobs:
             found["rates"] = tuple(rates.items())
         if found.get("scope") == "global":
             # The recipe's other rates are those of layerwise pruning.
-            found.setdefault("rate", _recipe(self._reference).rate)
+            found.setdefault("rate", self._reference.recipe.rate)
         return found
 
 
@@ -174,18 +173,12 @@ def _declare(hp, name, spec, default):
 def _default(name, reference):
     """The value that a search without the knob would have, if known."""
     if name.startswith(_RATES) or name in ("rate", "output_rate"):
-        recipe = _recipe(reference)
+        recipe = reference.recipe
         known = getattr(reference, name, None)
         if known is None:
             known = recipe.output_rate if name == "output_rate" else recipe.rate
         return known
     return getattr(reference, name)
-
-
-def _recipe(reference):
-    if callable(reference.model):
-        return recipes.OWN
-    return recipes.RECIPES[reference.model]
 
 
 def _is_layerwise(name):

@@ -4,12 +4,11 @@ import _thread
 import contextlib
 import multiprocessing
 import os
-import signal
 import socket
 import sys
 import threading
-import time
 
+from keras_lottery.experiments.executors import become_worker, shares
 from keras_lottery.tuner.distribution import ATTEMPTS, ID, IP, PORT
 
 
@@ -25,17 +24,12 @@ def local_workers(count, function, *args):
             tuner and calls its `search`.
         *args: its arguments.
     """
-    cores = sorted(os.sched_getaffinity(0))
-    share = max(1, len(cores) // count)
     context = contextlib.ExitStack()
     context.enter_context(
         _environment(**{IP: "127.0.0.1", PORT: str(_free_port()), ID: "chief"})
     )
-    for number in range(count):
-        first = number * share % len(cores)
-        worker = _LocalWorker(
-            f"worker{number}", cores[first : first + share], function, args
-        )
+    for number, cores in enumerate(shares(count)):
+        worker = _LocalWorker(f"worker{number}", cores, function, args)
         worker.start()
         context.callback(worker.end)
     return context
@@ -47,7 +41,7 @@ class _LocalWorker(threading.Thread):
     def __init__(self, name, cores, function, args):
         super().__init__(name=name, daemon=True)
         self._cores = cores
-        self._work = (os.getpid(), name, function, *args)
+        self._work = (name, function, *args)
         self._lock = threading.Lock()
         self._process = None
         self._over = False
@@ -78,18 +72,9 @@ class _LocalWorker(threading.Thread):
         self.join()
 
 
-def _work(chief, name, function, *args):
-    # Ctrl-C reaches the whole group; the chief ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _work(name, function, *args):
+    become_worker()
     os.environ[ID] = name
-
-    def watch():
-        while os.getppid() == chief:
-            time.sleep(1)
-        os._exit(1)
-
-    # A chief that was killed cannot end them.
-    threading.Thread(target=watch, daemon=True).start()
     function(*args)
 
 

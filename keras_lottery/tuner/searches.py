@@ -5,7 +5,6 @@ import math
 import keras
 import numpy as np
 
-from keras_lottery.rewinding import model_state
 from keras_lottery.tuner.objectives import OBJECTIVES
 from keras_lottery.wrapping import wrap
 
@@ -64,9 +63,7 @@ def trained_model(experiment, data, ticket):
     """
     model = wrapped_model(experiment, data)
     model.lottery.load(ticket)
-    state = model_state(model)
-    for path, place in ticket.match(model).items():
-        state[place].assign(ticket.trained[path])
+    ticket.assign_trained(model)
     return model
 
 

@@ -25,7 +25,7 @@ from keras_lottery.experiments.library import Library
 from keras_lottery.experiments.places import plan
 from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.runner import Coordinator
-from keras_lottery.experiments.store import Store
+from keras_lottery.experiments.store import TIMINGS, Store
 
 ARMS_OF_IT = ("ticket", "reinit", "random_mask", "one_shot")
 _RECORD = {
@@ -49,9 +49,11 @@ class Instant(Processes):
         workers: int.
         deaths: float, the share of jobs during which a worker dies.
         ticket_bytes: int, size of a ticket.
+        store: `Store`, which says where files are.
     """
 
-    def __init__(self, workers, deaths, ticket_bytes):
+    def __init__(self, workers, deaths, ticket_bytes, store):
+        self.store = store
         self.deaths, self.lost = deaths, 0
         self.sent = self.returned = 0
         self._random = random.Random(0)
@@ -73,9 +75,9 @@ class Instant(Processes):
                 raise concurrent.futures.process.BrokenProcessPool
         key = hashlib.sha256(repr(place).encode()).hexdigest()[:32]
         record, ticket = self._made
-        made = {f"trainings/{key}.training": record, "timings.json": b"{}"}
+        made = {self.store.record_path(key): record, TIMINGS: b"{}"}
         if ARMS[place.arm].chain:
-            path = f"tickets/trial_{place.trial}/level_{place.level:02d}.ticket"
+            path = self.store.ticket_path(place.trial, place.arm, place.level)
             made[path] = ticket
         content = pickle.dumps((key, made))
         with self._lock:
@@ -123,8 +125,8 @@ def measure(jobs, workers, deaths, ticket_bytes, directory=None):
     try:
         store = Store(run_dir)
         # Or the first job would run alone.
-        store.put("timings.json", b"{}")
-        executor = Instant(workers, deaths, ticket_bytes)
+        store.put(TIMINGS, b"{}")
+        executor = Instant(workers, deaths, ticket_bytes, store)
         before = _peak()
         began = time.perf_counter()
         results = Coordinator(
