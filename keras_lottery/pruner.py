@@ -21,6 +21,7 @@ from keras_lottery import criteria, optimizers, rewinding, schedules, tickets
 from keras_lottery import masks as masks_lib
 from keras_lottery.attachment import Attachment
 from keras_lottery.callbacks import RoundCallback, with_callback
+from keras_lottery.checks import check_integer
 from keras_lottery.levels import Levels
 from keras_lottery.rewinding import RewindPoint
 from keras_lottery.scopes import Rates, check_model, find_kernels
@@ -100,9 +101,9 @@ class LotteryTicketPruner:
         self._score = criteria.get(criterion)
         rewind_to = _check_rewind_to(rewind_to)
         if rounds is not None:
-            rounds = schedules.check_integer("rounds", rounds, minimum=0)
+            rounds = check_integer("rounds", rounds, minimum=0)
         if seed is not None:
-            seed = schedules.check_integer("seed", seed, minimum=0)
+            seed = check_integer("seed", seed, minimum=0)
         check_masks(masks)
         self.model = model
         self.rate, self.output_rate, self.rates = rate, output_rate, rates
@@ -161,7 +162,7 @@ class LotteryTicketPruner:
             `levels`. The model holds the trained weights of the last one.
         """
         rounds = self.rounds if rounds is None else rounds
-        schedules.check_integer("rounds", rounds, minimum=0)
+        check_integer("rounds", rounds, minimum=0)
         if self._paused:
             raise ValueError("`find` must not be called while paused.")
         before, self.rounds = self.rounds, rounds
@@ -620,7 +621,7 @@ def _check_rewind_to(rewind_to):
     if rewind_to is None or named:
         return rewind_to
     try:
-        return schedules.check_integer("rewind_to", rewind_to, minimum=0)
+        return check_integer("rewind_to", rewind_to, minimum=0)
     except ValueError as error:
         raise ValueError(f'{error} (or "learning_rate", or None)') from None
 

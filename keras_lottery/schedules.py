@@ -6,8 +6,8 @@ surviving weights it removes.
 """
 
 import dataclasses
-import math
-import numbers
+
+from keras_lottery.checks import check_integer, check_rate, is_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ToDensity:
     rounds: int
 
     def __post_init__(self):
-        if not _is_number(self.density) or not 0 < self.density <= 1:
+        if not is_number(self.density) or not 0 < self.density <= 1:
             raise ValueError(
                 f"`density` must be in (0, 1]. Received: density={self.density}"
             )
@@ -124,7 +124,7 @@ def get(rate, name="rate"):
     Raises:
         ValueError: If it is none of these.
     """
-    if _is_number(rate):
+    if is_number(rate):
         check_rate(name, rate)
         return Constant(float(rate))
     if any(c.__name__ == "PruningSchedule" for c in type(rate).__mro__):
@@ -173,29 +173,3 @@ def rate_at(schedule, round, where):
     rate = schedule(round)
     check_rate(f"rate of {where} in round {round}", rate)
     return float(rate)
-
-
-def check_rate(name, rate):
-    if not _is_number(rate) or not 0 <= rate < 1:
-        raise ValueError(
-            f"`{name}` must be in [0, 1). Received: {name}={rate!r}"
-        )
-
-
-def check_integer(name, value, minimum):
-    """`value` as an `int`, refused if it is none or below `minimum`."""
-    integer = isinstance(value, numbers.Integral)
-    if not integer or isinstance(value, bool) or value < minimum:
-        raise ValueError(
-            f"`{name}` must be an integer, at least {minimum}. "
-            f"Received: {name}={value!r}"
-        )
-    return int(value)
-
-
-def _is_number(value):
-    return (
-        isinstance(value, numbers.Real)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    )

@@ -177,16 +177,3 @@ def test_a_callable_is_not_kept_by_a_file_and_says_so(schedule):
     assert schedules.to_config(schedule) is None
     with pytest.raises(ValueError, match="Give `rate`"):
         schedules.from_config(None)(0)
-
-
-@pytest.mark.parametrize("value", [1.0, -1, True, None, "3", np.float32(2)])
-def test_check_integer_refuses(value):
-    with pytest.raises(
-        ValueError, match="`n` must be an integer.*Received: n="
-    ):
-        schedules.check_integer("n", value, minimum=0)
-
-
-def test_check_integer_gives_an_int():
-    value = schedules.check_integer("n", np.int64(3), minimum=0)
-    assert type(value) is int and value == 3

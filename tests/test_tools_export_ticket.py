@@ -6,8 +6,8 @@ import os
 import pathlib
 import re
 
-import processes
 import pytest
+import scripts
 
 from keras_lottery.experiments import Experiment
 
@@ -23,7 +23,7 @@ def run_dir(tmp_path_factory):
     return directory
 
 
-export = functools.partial(processes.finish, "export_ticket")
+export = functools.partial(scripts.finish, "export_ticket")
 
 
 def test_it_ends_with_the_check_and_how_to_ask(run_dir, tmp_path):

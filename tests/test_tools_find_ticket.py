@@ -9,11 +9,11 @@ import signal
 import subprocess
 import time
 
-import processes
 import pytest
+import scripts
 
-start = functools.partial(processes.start, "find_ticket")
-finish = functools.partial(processes.finish, "find_ticket")
+start = functools.partial(scripts.start, "find_ticket")
+finish = functools.partial(scripts.finish, "find_ticket")
 
 
 def rows(run_dir):

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import time
 
-import processes
 import pytest
+import scripts
 
 # Processes that start TensorFlow, each of them.
 pytestmark = pytest.mark.slow
@@ -17,8 +17,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 SMALL = ("--rounds=1", "--iterations=20", "--max_trials=2", "--backend=graph")
 
 
-start = functools.partial(processes.start, "tune")
-finish = functools.partial(processes.finish, "tune")
+start = functools.partial(scripts.start, "tune")
+finish = functools.partial(scripts.finish, "tune")
 
 
 def test_it_ends_with_a_table_and_the_best_ticket(tmp_path):

@@ -5,7 +5,7 @@ import dataclasses
 from keras_lottery.datasets import Arrays
 from keras_lottery.experiments import at_initialisation, gradual
 from keras_lottery.experiments.arms import arm
-from keras_lottery.experiments.cluster import Cluster
+from keras_lottery.experiments.executors import Cluster
 from keras_lottery.experiments.experiment import Experiment
 from keras_lottery.experiments.progress import Progress
 from keras_lottery.experiments.results import Result, Results

@@ -1,12 +1,11 @@
-"""Executors: where jobs run. All speak `concurrent.futures.Executor`."""
+"""Executors: where jobs run. All speak `concurrent.futures.Executor`.
+
+`Serial` is this process, `keras_lottery.processes.Processes` others of this
+machine, and `Cluster` the workers of a Dask scheduler, on any machines.
+"""
 
 import concurrent.futures
-import multiprocessing
-import os
-import queue
-import signal
-import threading
-import time
+import warnings
 
 
 class Serial(concurrent.futures.Executor):
@@ -20,88 +19,65 @@ class Serial(concurrent.futures.Executor):
         return future
 
 
-class Processes(concurrent.futures.Executor):
-    """One process a slot, each pinned to its share of the cores.
+class Cluster(concurrent.futures.Executor):
+    """Runs jobs on a Dask cluster.
 
-    A process that dies takes only its own job with it: it is replaced and the
-    job is run again.
+    Its workers need this package and no file of the coordinator's. A worker
+    should run one job at a time (`dask worker --nthreads 1`), since its jobs
+    take turns with one model. The job of a worker that dies is run again on
+    another; workers that come later get jobs too.
 
     Args:
-        workers: int, number of processes.
-        attempts: int, how often a job may lose its process.
+        address: str, of the scheduler, such as `"tcp://host:8786"`.
+        timeout: float, seconds to wait for the scheduler and for a first
+            worker. Defaults to 30.
+
+    Raises:
+        RuntimeError: If Dask is not installed, or the scheduler or a worker
+            cannot be reached.
+
+    Example:
+
+    ```python
+    with Cluster("tcp://10.0.0.1:8786") as cluster:
+        Experiment(trials=5).run("runs/digits", executor=cluster)
+    ```
     """
 
-    def __init__(self, workers, attempts=3):
-        self.slots = workers
-        self.attempts = attempts
-        self._context = multiprocessing.get_context("spawn")
-        self._free = queue.SimpleQueue()
-        self._pools = {}
-        for slot, cores in enumerate(shares(workers)):
-            self._pools[slot] = self._pool(cores)
-            self._free.put(slot)
+    def __init__(self, address, timeout=30.0):
+        try:
+            import distributed
+        except ImportError as error:
+            raise RuntimeError(
+                "A Dask cluster needs dask: pip install "
+                f'"keras-lottery[dask]" ({error})'
+            ) from None
+        try:
+            self._client = distributed.Client(address, timeout=timeout)
+            self._client.wait_for_workers(1, timeout=timeout)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise RuntimeError(
+                f"The scheduler {address} and a worker of it must answer "
+                f"within {timeout:g} seconds: {error}"
+            ) from None
+        # A job may lose its worker a few times, as `Processes` allows too.
+        self._executor = self._client.get_executor(pure=False, retries=2)
 
-    def _pool(self, cores):
-        pool = concurrent.futures.ProcessPoolExecutor(
-            1, self._context, become_worker
-        )
-        pool.cores = cores
-        return pool
+    @property
+    def slots(self):
+        """Jobs to hand out: one for each worker and one for it to go on
+        with."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        return 2 * max(1, len(workers))
 
     def submit(self, function, *args, **kwargs):
-        future = concurrent.futures.Future()
-        thread = threading.Thread(
-            target=self._run, args=(future, function, args, kwargs), daemon=True
-        )
-        thread.start()
-        return future
-
-    def _run(self, future, function, args, kwargs):
-        slot = self._free.get()
-        try:
-            for attempt in range(self.attempts):
-                try:
-                    # A process inherits the cores of the thread that starts
-                    # it, and TensorFlow makes as many threads.
-                    os.sched_setaffinity(0, self._pools[slot].cores)
-                    job = self._pools[slot].submit(function, *args, **kwargs)
-                    future.set_result(job.result())
-                    return
-                except concurrent.futures.process.BrokenProcessPool:
-                    if attempt + 1 == self.attempts:
-                        raise
-                    self._pools[slot] = self._pool(self._pools[slot].cores)
-        except BaseException as error:
-            future.set_exception(error)
-        finally:
-            self._free.put(slot)
+        """See `concurrent.futures.Executor.submit`."""
+        with warnings.catch_warnings():
+            # A ticket that a job builds on may well be large.
+            warnings.filterwarnings("ignore", "Sending large graph")
+            return self._executor.submit(function, *args, **kwargs)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
-        for pool in self._pools.values():
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def shares(workers):
-    """The cores of this process in so many shares, which overlap if they are
-    too few: a list of lists."""
-    cores = sorted(os.sched_getaffinity(0))
-    size = max(1, len(cores) // workers)
-    firsts = (i * size % len(cores) for i in range(workers))
-    return [cores[first : first + size] for first in firsts]
-
-
-def become_worker():
-    """Makes this process one that its parent ends, however that ends."""
-    # Ctrl-C reaches the whole group; the coordinator stops its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process().pid
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent):
-    # A coordinator that was killed cannot stop its workers.
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+        """Leaves the cluster, which goes on running."""
+        self._executor.shutdown(wait=wait)
+        self._client.close()

@@ -4,7 +4,13 @@ import dataclasses
 
 import keras
 
-from keras_lottery import criteria, datasets, models, recipes, schedules
+from keras_lottery import criteria, datasets, models, recipes
+from keras_lottery.checks import (
+    check_choice,
+    check_integer,
+    check_positive,
+    check_rate,
+)
 from keras_lottery.experiments import arms as arms_lib
 from keras_lottery.experiments import building
 from keras_lottery.experiments.learning_rates import WarmupAndDrops
@@ -117,21 +123,21 @@ class Experiment:
     def __post_init__(self):
         self._fill_in()
         for name in ("iterations", "batch_size", "eval_every", "trials"):
-            schedules.check_integer(name, getattr(self, name), minimum=1)
+            check_integer(name, getattr(self, name), minimum=1)
         steps = ("rewind_to", "late_rewind_to", "warmup")
         for name in ("rounds", "seed", *steps):
-            schedules.check_integer(name, getattr(self, name), minimum=0)
+            check_integer(name, getattr(self, name), minimum=0)
         for name in ("rate", "output_rate", "dropout", "momentum"):
             if getattr(self, name) is not None:
-                schedules.check_rate(name, getattr(self, name))
-        _check_choice("scope", self.scope, ("layerwise", "global"))
-        _check_choice("criterion", self.criterion, criteria.NAMES)
+                check_rate(name, getattr(self, name))
+        check_choice("scope", self.scope, ("layerwise", "global"))
+        check_choice("criterion", self.criterion, criteria.NAMES)
         metrics = ("val_loss", "val_accuracy")
-        _check_choice("early_stop_metric", self.early_stop_metric, metrics)
-        _check_choice("backend", self.backend, ("auto", *BACKENDS))
-        _check_choice("precision", self.precision, building.PRECISIONS)
+        check_choice("early_stop_metric", self.early_stop_metric, metrics)
+        check_choice("backend", self.backend, ("auto", *BACKENDS))
+        check_choice("precision", self.precision, building.PRECISIONS)
         if self.learning_rate is not None:
-            _check_positive("learning_rate", self.learning_rate)
+            check_positive("learning_rate", self.learning_rate)
         self._check_sizes()
         arms_lib.check(self)
         self.build_optimizer()
@@ -159,7 +165,7 @@ class Experiment:
         """The `Recipe` of the model: the paper's, or that of one's own."""
         if callable(self.model):
             return recipes.OWN
-        _check_choice("model", self.model, models.NETWORKS)
+        check_choice("model", self.model, models.NETWORKS)
         dropout = self.dropout and recipes.DROPOUT_RECIPES.get(self.model)
         return dropout or recipes.RECIPES[self.model]
 
@@ -342,14 +348,6 @@ _FROM_RECIPE = (
 )
 
 
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {list(choices)}. "
-            f"Received: {name}={value!r}"
-        )
-
-
 def _named_rate(pair):
     try:
         name, rate = pair
@@ -358,21 +356,14 @@ def _named_rate(pair):
         raise ValueError(
             f"`rates` must be pairs of a name and a rate. Received: {pair!r}"
         ) from None
-    schedules.check_rate(f"rates[{name!r}]", rate)
+    check_rate(f"rates[{name!r}]", rate)
     return name, rate
 
 
 def _step(drop):
     try:
-        return schedules.check_integer("drops", int(drop), minimum=1)
+        return check_integer("drops", int(drop), minimum=1)
     except ValueError:
         raise ValueError(
             f"`drops` must be steps, at least 1. Received: {drop!r}"
         ) from None
-
-
-def _check_positive(name, value):
-    if not isinstance(value, (int, float)) or not value > 0:
-        raise ValueError(
-            f"`{name}` must be greater than 0. Received: {name}={value!r}"
-        )

@@ -10,7 +10,7 @@ import importlib.util
 import tensorflow as tf
 
 from keras_lottery.experiments.arms import arm
-from keras_lottery.experiments.executors import Processes
+from keras_lottery.processes import Processes
 from keras_lottery.training import Recorder
 from keras_lottery.training.order import batch_indices
 

@@ -6,9 +6,10 @@ import json
 import pickle
 import time
 
+from keras_lottery.checks import check_integer
 from keras_lottery.experiments import environment
 from keras_lottery.experiments.arms import ARMS
-from keras_lottery.experiments.executors import Processes, Serial
+from keras_lottery.experiments.executors import Serial
 from keras_lottery.experiments.jobs import run_job
 from keras_lottery.experiments.library import Library
 from keras_lottery.experiments.places import Line, plan
@@ -16,7 +17,7 @@ from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.results import Result, Results, to_csv
 from keras_lottery.experiments.store import TIMINGS, Store
 from keras_lottery.experiments.tensorboard import Board
-from keras_lottery.schedules import check_integer
+from keras_lottery.processes import Processes
 
 
 def run(

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from keras_lottery import schedules
+from keras_lottery.checks import check_integer
 from keras_lottery.export import interpreting
 from keras_lottery.export.compaction import compact
 from keras_lottery.export.litert import to_litert
@@ -115,7 +115,7 @@ def measure_gains(
     ```
     """
     for size in batch_sizes:
-        schedules.check_integer("batch_sizes", size, minimum=1)
+        check_integer("batch_sizes", size, minimum=1)
     x, y = test
     smaller = compact(model)
     sparse = sparsify(smaller.model, batch_sizes)

@@ -13,6 +13,7 @@ import warnings
 
 import tensorflow as tf
 
+from keras_lottery.checks import check_integer
 from keras_lottery.export import interpreting
 from keras_lottery.export.checking import compare
 from keras_lottery.export.endpoint import Endpoint
@@ -20,7 +21,6 @@ from keras_lottery.export.examples import named_examples
 from keras_lottery.export.saving import bare_module
 from keras_lottery.export.serving import weights_of
 from keras_lottery.files import atomic_file
-from keras_lottery.schedules import check_integer
 
 _QUANTIZE = (None, "dynamic", "int8")
 _BATCH = 256

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_lottery import schedules
+from keras_lottery.checks import check_integer
 from keras_lottery.export.graph import copied, read, rebuild
 
 # A sparse layer must take at most this part of the dense one's time.
@@ -163,8 +163,8 @@ def sparsify(model, batch_sizes=(1, 32, 256), which="auto", repetitions=20):
     ```
     """
     for size in (batch_sizes := tuple(batch_sizes)):
-        schedules.check_integer("batch_sizes", size, minimum=1)
-    schedules.check_integer("repetitions", repetitions, minimum=1)
+        check_integer("batch_sizes", size, minimum=1)
+    check_integer("repetitions", repetitions, minimum=1)
     graph = read(model)
     layers, obstacles = {}, {}
     for call in graph.calls:

@@ -12,10 +12,10 @@ import sys
 import keras
 import numpy as np
 
+from keras_lottery.checks import check_integer
 from keras_lottery.export import legacy, litert, tfmot_training
 from keras_lottery.export.legacy_process import call, check_installed
 from keras_lottery.export.serving import weights_of
-from keras_lottery.schedules import check_integer
 from keras_lottery.wrapping import wrap
 
 # What tfmot both clusters and quantizes, or leaves as it is.

@@ -2,8 +2,8 @@
 
 import json
 
+from keras_lottery.checks import check_rate
 from keras_lottery.experiments import FIELDS
-from keras_lottery.schedules import check_rate
 from keras_lottery.tuner import hypermodels
 
 # Arguments of `Experiment` that are the tuner's own, or always the same.

@@ -20,12 +20,12 @@ import numpy as np
 from keras_lottery import files
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.arms import ARMS
-from keras_lottery.experiments.executors import Processes
 from keras_lottery.experiments.library import Library
 from keras_lottery.experiments.places import plan
 from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.runner import Coordinator
 from keras_lottery.experiments.store import TIMINGS, Store
+from keras_lottery.processes import Processes
 
 ARMS_OF_IT = ("ticket", "reinit", "random_mask", "one_shot")
 _RECORD = {

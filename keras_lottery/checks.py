@@ -1,0 +1,49 @@
+"""Checks of arguments: the errors that name what was received. Pure Python."""
+
+import math
+import numbers
+
+
+def is_number(value):
+    """Whether a value is a finite real number, and no bool."""
+    return (
+        isinstance(value, numbers.Real)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
+
+
+def check_rate(name, rate):
+    """Refuses what is not a rate, a number in [0, 1)."""
+    if not is_number(rate) or not 0 <= rate < 1:
+        raise ValueError(
+            f"`{name}` must be in [0, 1). Received: {name}={rate!r}"
+        )
+
+
+def check_positive(name, value):
+    """Refuses what is not a number greater than 0."""
+    if not is_number(value) or not value > 0:
+        raise ValueError(
+            f"`{name}` must be greater than 0. Received: {name}={value!r}"
+        )
+
+
+def check_integer(name, value, minimum):
+    """`value` as an `int`, refused if it is none or below `minimum`."""
+    integer = isinstance(value, numbers.Integral)
+    if not integer or isinstance(value, bool) or value < minimum:
+        raise ValueError(
+            f"`{name}` must be an integer, at least {minimum}. "
+            f"Received: {name}={value!r}"
+        )
+    return int(value)
+
+
+def check_choice(name, value, choices):
+    """Refuses what is not one of a few values."""
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {list(choices)}. "
+            f"Received: {name}={value!r}"
+        )

@@ -1,0 +1,165 @@
+"""Other processes: the one way in which this package starts them.
+
+They are started by loky as programs, not as copies of this one: it works from
+a script without `if __name__ == "__main__"` and from a notebook, and functions
+of either can be sent. A process ends with the one that started it, however
+that ends.
+"""
+
+import concurrent.futures
+import os
+import queue
+import signal
+import threading
+import time
+
+import loky
+import psutil
+
+from keras_lottery import keras_internals
+
+
+class Processes(concurrent.futures.Executor):
+    """One process a slot, each pinned to its share of the cores.
+
+    A process that dies takes only its own job with it: it is replaced and the
+    job is run again.
+
+    Args:
+        workers: int, number of processes.
+        attempts: int, how often a job may lose its process. Defaults to 3.
+        env: optional dict of str, environment variables of the processes.
+
+    Attributes:
+        slots: int, jobs that run at a time.
+
+    Example:
+
+    ```python
+    with Processes(2) as executor:
+        futures = [executor.submit(pow, 2, n) for n in range(8)]
+    ```
+    """
+
+    def __init__(self, workers, attempts=3, env=None):
+        self.slots = workers
+        self.attempts = attempts
+        self._env = dict(env or {})
+        self._free = queue.SimpleQueue()
+        self._pools = {}
+        for slot, cores in enumerate(shares(workers)):
+            self._pools[slot] = self._pool(cores)
+            self._free.put(slot)
+
+    def _pool(self, cores):
+        pool = loky.ProcessPoolExecutor(
+            1,
+            initializer=_become_worker,
+            initargs=(os.getpid(), cores),
+            env=self._env,
+        )
+        pool.cores = cores
+        return pool
+
+    def submit(self, function, *args, **kwargs):
+        """See `concurrent.futures.Executor.submit`."""
+        future = concurrent.futures.Future()
+        thread = threading.Thread(
+            target=self._run, args=(future, function, args, kwargs), daemon=True
+        )
+        thread.start()
+        return future
+
+    def _run(self, future, function, args, kwargs):
+        slot = self._free.get()
+        try:
+            for attempt in range(self.attempts):
+                try:
+                    job = self._pools[slot].submit(function, *args, **kwargs)
+                    future.set_result(job.result())
+                    return
+                except concurrent.futures.process.BrokenProcessPool:
+                    if attempt + 1 == self.attempts:
+                        raise RuntimeError(
+                            f"A job lost its process {self.attempts} times: "
+                            "it was killed, or ran out of memory."
+                        ) from None
+                    self._pools[slot] = self._pool(self._pools[slot].cores)
+        except BaseException as error:
+            future.set_exception(error)
+        finally:
+            self._free.put(slot)
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        """Ends the processes, whatever they are doing."""
+        if wait and not cancel_futures:
+            for _ in self._pools:
+                self._free.get()
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, kill_workers=True)
+
+
+def call(function, *args, env=None):
+    """What a function returns in a process of its own.
+
+    Args:
+        function: function.
+        *args: its arguments.
+        env: optional dict of str, environment variables, which are set before
+            anything is imported.
+
+    Returns:
+        What the function returned.
+
+    Raises:
+        Exception: The one that the function raised.
+        RuntimeError: If the process ended without an answer.
+    """
+    with loky.ProcessPoolExecutor(1, env=dict(env or {})) as pool:
+        try:
+            return pool.submit(function, *args).result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            first = str(error).strip().partition("\n")[0]
+            raise RuntimeError(
+                f"A process ended without an answer: {first}"
+            ) from None
+
+
+def cores():
+    """The numbers of the processor cores that this process may use."""
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):
+        return sorted(process.cpu_affinity())
+    # macOS pins nothing.
+    return list(range(os.cpu_count() or 1))
+
+
+def shares(workers):
+    """The cores of this process in so many shares, which overlap if they are
+    too few: a list of lists."""
+    all_cores = cores()
+    size = max(1, len(all_cores) // workers)
+    firsts = (i * size % len(all_cores) for i in range(workers))
+    return [all_cores[first : first + size] for first in firsts]
+
+
+def _become_worker(parent, share):
+    """Makes this process one that its parent ends, however that ends."""
+    # Ctrl-C reaches the whole group; the coordinator stops its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Before TensorFlow starts, which makes as many threads.
+    if hasattr(psutil.Process, "cpu_affinity"):
+        psutil.Process().cpu_affinity(share)
+    keras_internals.keep_workers_that_grow()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent):
+    # A coordinator that was killed cannot stop its workers.
+    try:
+        process = psutil.Process(parent)
+        while process.is_running():
+            time.sleep(1)
+    except psutil.Error:
+        pass
+    os._exit(1)

@@ -1,0 +1,91 @@
+"""Other processes: shares of the cores, and what becomes of jobs that die."""
+
+import os
+import pathlib
+import signal
+
+import pytest
+
+from keras_lottery import processes
+from keras_lottery.processes import Processes
+
+
+def die_once(path):
+    """Kills its own process, the first time."""
+    path = pathlib.Path(path)
+    if not path.exists():
+        path.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail():
+    raise ValueError("of the job")
+
+
+@pytest.fixture(scope="module")
+def executor():
+    executor = Processes(2)
+    yield executor
+    executor.shutdown()
+
+
+def test_each_process_has_its_share_of_the_cores(executor):
+    shares = {
+        tuple(executor.submit(processes.cores).result()) for _ in range(6)
+    }
+    share = max(1, len(processes.cores()) // 2)
+    assert all(len(share_of_one) == share for share_of_one in shares)
+    assert set().union(*shares) <= set(processes.cores())
+
+
+def test_the_job_of_a_process_that_dies_is_run_again(executor, tmp_path):
+    others = [executor.submit(processes.cores) for _ in range(3)]
+    assert executor.submit(die_once, tmp_path / "died").result() == "done"
+    assert all(other.result() for other in others)
+
+
+def test_a_job_that_kills_every_process_is_given_up(executor):
+    with pytest.raises(RuntimeError, match="lost its process 3 times"):
+        executor.submit(die).result()
+    assert executor.submit(processes.cores).result()
+
+
+def test_the_error_of_a_job_is_its_own(executor):
+    with pytest.raises(ValueError, match="of the job"):
+        executor.submit(fail).result()
+
+
+def test_call_is_a_process_of_its_own_with_its_environment():
+    def told():
+        return os.getpid(), os.environ["TOLD"]
+
+    pid, value = processes.call(told, env={"TOLD": "yes"})
+    assert pid != os.getpid() and value == "yes"
+    assert "TOLD" not in os.environ
+
+
+def test_call_gives_the_error_of_the_function():
+    with pytest.raises(ValueError, match="of the job"):
+        processes.call(fail)
+
+
+def test_call_tells_of_a_process_that_died():
+    with pytest.raises(RuntimeError, match="ended without an answer"):
+        processes.call(die)
+
+
+def test_without_affinity_every_core_counts(monkeypatch):
+    class OfMacOS:
+        pass
+
+    monkeypatch.setattr(processes.psutil, "Process", OfMacOS)
+    assert processes.cores() == list(range(os.cpu_count()))
+
+
+def test_shares_overlap_where_cores_are_too_few():
+    assert all(len(share) == 1 for share in processes.shares(1000))
