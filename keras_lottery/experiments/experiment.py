@@ -13,7 +13,7 @@ from keras_lottery.checks import (
 )
 from keras_lottery.experiments import arms as arms_lib
 from keras_lottery.experiments import building
-from keras_lottery.experiments.learning_rates import WarmupAndDrops
+from keras_lottery.learning_rates import WarmupAndDrops
 from keras_lottery.training import BACKENDS
 
 
