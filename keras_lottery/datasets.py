@@ -29,7 +29,7 @@ from keras_lottery.checks import check_integer
 
 _DIGITS = pathlib.Path(__file__).parent / "data" / "digits.npz"
 
-# Where TFDS keeps its sets unless it is told.
+# The default directory of TFDS.
 _TFDS_DIRECTORY = "~/tensorflow_datasets"
 
 # Where TFDS looks for prepared sets before it asks a set's own hosts.
@@ -64,11 +64,11 @@ class Dataset:
     def channel_statistics(self):
         """The mean and the standard deviation of each channel.
 
-        They are those of the training and the validation examples together,
-        so that they are the same, bit for bit, whichever validation set was
-        drawn: trials then differ in nothing but what they are to differ in.
-        A channel that is constant has the deviation 1, so that one can divide
-        by it.
+        They are computed over the training and the validation examples
+        together, so that they do not depend on the draw of the validation
+        set: the networks of all trials standardise by the same numbers, bit
+        for bit. The test examples are not used. A constant channel has the
+        deviation 1, so that dividing by it is possible.
 
         Returns:
             Pair (mean, deviation) of tuples, one float per entry of the last
@@ -116,8 +116,8 @@ def _moments(x):
 
 
 def _mean_and_deviation(means, variances):
-    """Those of a channel, from those of the examples in any order."""
-    # fsum is exact, so that the order makes no difference.
+    """The statistics of one channel from its moments in each example."""
+    # The sums of fsum are exact and do not depend on the order.
     mean = math.fsum(means) / len(means)
     between = math.fsum((means - mean) ** 2)
     deviation = math.sqrt((math.fsum(variances) + between) / len(means))
@@ -258,17 +258,18 @@ def load(name, data_dir=None, seed=0, validation=None):
         validation = 200 if name == "digits" else _tenth(size)
     _check_validation(validation, size)
     generator = np.random.default_rng(seed)
-    # Bytes are split, and what becomes of them is scaled once.
+    # The split copies bytes; scaled images are four times as large.
     parts = *_split(found.train, validation, generator), found.test
     scaled = (_scaled(*part, found.scale) for part in parts)
     return Dataset(name, *scaled, found.classes)
 
 
 def check(name, data_dir=None):
-    """Refuses a set that `load` cannot load, with the same errors.
+    """Checks that a set can be loaded; raises the errors of `load` if not.
 
-    What had to be downloaded or decoded for it is kept: a `load` that follows
-    only draws the validation set and scales the images.
+    The set is downloaded and decoded where that is necessary. The result is
+    kept in memory: a following `load` of the same set only draws the
+    validation set and scales the images.
 
     Args:
         name: str, as `load` takes it.

@@ -1,8 +1,8 @@
 """Decoded data sets, kept on disk as memory-mapped arrays.
 
-TensorFlow Datasets (TFDS) keeps images compressed. To import it and to decode
+TensorFlow Datasets (TFDS) stores images compressed. Importing it and decoding
 MNIST takes longer than a short training, so the arrays of a set are decoded
-once and then kept, in the directory of the data sets or, where that cannot be
+once and kept, in the directory of the data sets or, where that cannot be
 written, in the user's cache directory:
 
     keras_lottery/mnist.tfds-4.9.10/
@@ -33,7 +33,7 @@ from keras_lottery import files
 
 _FORMAT = 1
 _INDEX = "index.json"
-# What a file that is missing, cut short or altered makes the reader raise.
+# Raised for a file that is missing, cut short or altered.
 _DAMAGED = (OSError, ValueError, KeyError, TypeError)
 
 
@@ -159,8 +159,7 @@ def _write(decoded, directory, data_dir, source):
     try:
         _write_files(decoded, directory, data_dir, source)
     except OSError:
-        # Without its index it is of no use, and a disk that is full is short
-        # of the space.
+        # Arrays without an index only take space on a full disk.
         shutil.rmtree(directory, ignore_errors=True)
         raise
 
@@ -194,7 +193,7 @@ def _write_array(path, array):
 def _check_writable(directory, data_dir):
     """Refuses a directory of data sets that is marked as read-only.
 
-    The administrator of a machine could write there all the same.
+    The system would let an administrator write there.
     """
     inside = pathlib.Path(directory).is_relative_to(data_dir)
     if inside and not os.stat(data_dir).st_mode & 0o222:

@@ -6,9 +6,9 @@ whose outputs are logits: compile it with
 explicit names, so two builds have the same weight paths. Architectures are
 those of 1803.03635, Figure 2.
 
-Images are taken as `keras_lottery.datasets` gives them, in [0, 1]. The
-argument `standardize` makes the standardisation of their channels part of the
-network, so that a network that is served takes the same images.
+The networks take images in [0, 1], as `keras_lottery.datasets` returns them.
+With the argument `standardize` the standardisation of the channels is the
+first layer of the network, so that a served model takes the same images.
 
 Kernels start from the paper's "Gaussian Glorot": a normal distribution of
 standard deviation sqrt(2 / (fan_in + fan_out)), and not
@@ -35,10 +35,9 @@ def lenet_300_100(
         classes: int, number of logits.
         seed: int, of the initialisation; each layer derives its own from
             it. None: Keras' own randomness.
-        standardize: optional pair (mean, deviation) of sequences, one float
-            per channel; the network subtracts the one and divides by the
-            other before anything else, augmentation included.
-            `Dataset.channel_statistics` gives them.
+        standardize: optional pair (mean, deviation) of sequences with one
+            float per channel, as `Dataset.channel_statistics` returns it. The
+            first layer subtracts the mean and divides by the deviation.
 
     Returns:
         A built `keras.Model`: (batch, *input_shape) -> (batch, classes).
@@ -81,10 +80,9 @@ def conv_2(
             fully-connected layer. The paper's dropout variants have 0.5.
         seed: int, of initialisation and dropout; each layer derives its own
             from it. None: Keras' own randomness.
-        standardize: optional pair (mean, deviation) of sequences, one float
-            per channel; the network subtracts the one and divides by the
-            other before anything else, augmentation included.
-            `Dataset.channel_statistics` gives them.
+        standardize: optional pair (mean, deviation) of sequences with one
+            float per channel, as `Dataset.channel_statistics` returns it. The
+            first layer subtracts the mean and divides by the deviation.
 
     Returns:
         A built `keras.Model`: (batch, *input_shape) -> (batch, classes).
@@ -146,10 +144,9 @@ def resnet_18(
         augment: bool, whether training flips and shifts images at random.
         seed: int, of initialisation and augmentation; each layer derives
             its own from it. None: Keras' own randomness.
-        standardize: optional pair (mean, deviation) of sequences, one float
-            per channel; the network subtracts the one and divides by the
-            other before anything else, augmentation included.
-            `Dataset.channel_statistics` gives them.
+        standardize: optional pair (mean, deviation) of sequences with one
+            float per channel, as `Dataset.channel_statistics` returns it. The
+            first layer subtracts the mean and divides by the deviation.
 
     Returns:
         A built `keras.Model`: (batch, *input_shape) -> (batch, classes).
@@ -296,7 +293,7 @@ def _images(input_shape, standardize):
     if standardize is None:
         return inputs, inputs
     mean, deviation = _statistics(standardize, input_shape[-1])
-    # Not `Normalization`: this one is known to every exporter as well.
+    # Not `Normalization`, which the exporters do not know.
     rescaling = keras.layers.Rescaling(
         scale=[1 / d for d in deviation],
         offset=[-m / d for m, d in zip(mean, deviation)],
@@ -323,7 +320,7 @@ def _statistics(standardize, channels):
 
 
 def _augmented(x, seed):
-    # After the standardisation, so that padding by zeros is by the mean.
+    # After the standardisation: zeros are then the mean of a channel.
     return FlipAndCrop(seed=_layer_seed(seed, "augment"), name="augment")(x)
 
 

@@ -14,9 +14,10 @@ class Recipe:
     expression and rate, give convolutions one of their own. The learning
     rate rises from 0 to `learning_rate` in `warmup` steps and is divided by
     10 at each step of `drops`. `iterations` are training steps per level;
-    `dropout`, `weight_decay` and `augment` are arguments of the network;
-    `standardize` says that it gets the statistics of the channels of its
-    training images. An `output_rate` of `None` is half of `rate`.
+    `dropout`, `weight_decay` and `augment` are arguments of the network.
+    `standardize` says whether the network standardises the channels of its
+    images by the statistics of the training set. An `output_rate` of `None`
+    stands for half of `rate`.
     """
 
     dataset: str | None
@@ -34,7 +35,7 @@ class Recipe:
     dropout: float = 0.0
     weight_decay: float = 0.0
     augment: bool = False
-    # The paper does not say; the authors' later code does for CIFAR-10.
+    # Not stated in the paper. The authors' later code does so for CIFAR-10.
     standardize: bool = False
 
     @property

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import socket
 import sys
 import urllib.request
@@ -10,7 +11,14 @@ import urllib.request
 import numpy as np
 import pytest
 
-from keras_lottery import datasets
+from keras_lottery import datasets, decoded, files
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path_factory, monkeypatch):
+    """So that no test writes into the cache of who runs it."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(decoded, "_user_cache", lambda: cache)
 
 
 def parts(dataset):
@@ -99,6 +107,53 @@ def test_refuses_wrong_values(arguments, message):
         datasets.load(**arguments)
 
 
+@pytest.mark.parametrize("validation", [1, 200, 1496])
+def test_statistics_do_not_depend_on_the_split(validation):
+    found = {
+        datasets.load(
+            "digits", seed=s, validation=validation
+        ).channel_statistics()
+        for s in range(3)
+    }
+    assert found == {datasets.load("digits").channel_statistics()}
+    (((mean,), (deviation,)),) = found
+    digits = datasets.load("digits")
+    x = np.concatenate([digits.train[0], digits.validation[0]]).astype(float)
+    assert mean == float(np.float32(mean)) == pytest.approx(x.mean(), 1e-7)
+    assert deviation == float(np.float32(deviation))
+    assert deviation == pytest.approx(x.std(), 1e-7)
+
+
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (4, 6, 3), (64, 80, 3)])
+def test_statistics_are_of_the_last_axis(shape):
+    x = np.random.default_rng(0).normal([5, 0, -1e3], [1, 9, 1], (40, *shape))
+    y = np.zeros(40, int)
+    for dtype in ("float64", "float32", "int16"):
+        cast = x.astype(dtype)
+        data = datasets.Arrays((cast, y), (cast, y)).split(seed=1)
+        mean, deviation = data.channel_statistics()
+        exact = cast.astype(float).reshape(-1, 3)
+        np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(deviation, exact.std(0), rtol=1e-6)
+
+
+def test_a_constant_channel_can_be_divided_by():
+    x = np.full((30, 7, 2), 0.1)
+    x[:, :, 1] = np.arange(7)
+    data = datasets.Arrays((x, np.zeros(30)), (x, np.zeros(30))).split(seed=0)
+    (mean, _), deviation = data.channel_statistics()
+    assert mean == float(np.float32(0.1)) and deviation == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "x", [np.arange(20), {"a": np.ones((20, 2))}, np.full((20, 2), "a")]
+)
+def test_statistics_of_what_has_no_channels(x):
+    data = datasets.Arrays((x, np.zeros(20)), (x, np.zeros(20))).split(seed=0)
+    with pytest.raises(ValueError, match="channel_statistics"):
+        data.channel_statistics()
+
+
 def prepare(root, name, image, label, splits=("train", "test"), n=30):
     """A set as TFDS leaves it on disk, written by hand."""
     tf = pytest.importorskip("tensorflow")
@@ -162,6 +217,93 @@ def test_a_prepared_set_is_read_in_order(tmp_path, feature, capsys):
         np.round(tiny.validation[0] * 255), written["train"][drawn]
     )
     assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def tiny(tmp_path, feature):
+    """A directory with a prepared set that nobody has loaded yet."""
+    prepare(
+        tmp_path,
+        "tiny",
+        feature.Image(shape=(6, 5, 1)),
+        feature.ClassLabel(num_classes=3),
+    )
+    return str(tmp_path)
+
+
+def restart():
+    """Forgets what is held in memory, as a new process would have."""
+    datasets._tfds.cache_clear()
+
+
+def same(first, second):
+    """Whether two data sets agree bit for bit."""
+    assert first.classes == second.classes
+    for pairs in zip(parts(first), parts(second)):
+        for one, other in zip(*pairs):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+    return True
+
+
+def test_a_second_start_does_without_tfds(tiny, monkeypatch):
+    first = datasets.load("tiny", data_dir=tiny)
+    restart()
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    again = datasets.load("tiny", data_dir=tiny)
+    assert same(first, again)
+    for x, y in parts(again):
+        assert x.flags.writeable and y.flags.writeable
+
+
+def test_what_was_damaged_is_decoded_anew(tiny):
+    first = datasets.load("tiny", data_dir=tiny)
+    (array,) = pathlib.Path(tiny, "keras_lottery").rglob("x_train.npy")
+    whole = array.read_bytes()
+    array.unlink()
+    array.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    restart()
+    assert same(first, datasets.load("tiny", data_dir=tiny))
+    assert array.read_bytes() == whole
+
+
+def test_where_nothing_can_be_written_it_is_decoded(tiny, monkeypatch):
+    def refuse(path):
+        raise PermissionError(f"{path} is read-only")
+
+    monkeypatch.setattr(files, "atomic_file", refuse)
+    lines = []
+    warning = decoded.logging.warning
+    monkeypatch.setattr(decoded.logging, "warning", lambda *a: lines.append(a))
+    first = datasets.load("tiny", data_dir=tiny)
+    assert len(lines) == 1
+    monkeypatch.setattr(decoded.logging, "warning", warning)
+    assert not os.path.exists(os.path.join(tiny, "keras_lottery"))
+    restart()
+    monkeypatch.undo()
+    assert same(first, datasets.load("tiny", data_dir=tiny))
+
+
+def test_a_check_decodes_what_load_then_takes(tiny, monkeypatch):
+    decode, names = datasets._decode, []
+    monkeypatch.setattr(
+        datasets, "_decode", lambda *a: names.append(a) or decode(*a)
+    )
+    for _ in range(2):
+        assert datasets.check("tiny", data_dir=tiny) is None
+        datasets.load("tiny", data_dir=tiny, seed=1)
+    restart()
+    datasets.check("tiny", data_dir=tiny)
+    assert names == [("tiny", tiny)]
+    datasets.check("digits")
+
+
+def test_a_check_refuses_what_load_refuses(no_network, tmp_path):
+    for name, error in (("", ValueError), ("mnits", ValueError)):
+        with pytest.raises(error, match="`name`"):
+            datasets.check(name, data_dir=str(tmp_path))
+    with pytest.raises(RuntimeError, match="could not be downloaded"):
+        datasets.check("fashion_mnist", data_dir=str(tmp_path))
 
 
 def test_the_environment_names_the_directory(tmp_path, feature, monkeypatch):
@@ -268,11 +410,18 @@ def test_without_tfds_says_so(monkeypatch):
     "name, train, shape",
     [("mnist", 60_000, (28, 28, 1)), ("cifar10", 50_000, (32, 32, 3))],
 )
-def test_the_papers_sets(name, train, shape):
+def test_the_papers_sets(name, train, shape, tmp_path, monkeypatch):
     folder = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "/nowhere")) / name
     if not folder.is_dir():
         pytest.skip(f"TFDS_DATA_DIR is not set or does not hold {name}")
+    # A copy, so that a test writes nothing where others have their data.
+    shutil.copytree(folder, tmp_path / name)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    first = datasets.load(name)
+    restart()
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     loaded = datasets.load(name)
+    assert same(first, loaded)
     assert loaded.input_shape == shape
     assert loaded.classes == 10
     assert sizes(loaded) == [train - 5_000, 5_000, 10_000]
@@ -282,3 +431,11 @@ def test_the_papers_sets(name, train, shape):
         assert set(y) == set(range(10))
     # A random tenth of each class, and not the first of the file.
     assert np.bincount(loaded.validation[1]).min() > 400
+    # Copies of CIFAR-10 that were compressed with loss differ by 0.005.
+    known = {
+        "mnist": ([0.1307], [0.3081]),
+        "cifar10": ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
+    }
+    statistics = loaded.channel_statistics()
+    np.testing.assert_allclose(statistics, known[name], atol=0.01)
+    assert datasets.load(name, seed=1).channel_statistics() == statistics

@@ -242,6 +242,64 @@ def test_augmentation_is_of_training_only_and_seeded():
     assert np.any(plain(x, training=True) != augmented(x, training=True))
 
 
+STATISTICS = ((0.5, 0.25, 0.0), (0.25, 2.0, 0.1))
+
+
+@pytest.mark.parametrize("name", models.NETWORKS)
+def test_standardisation_is_part_of_the_network(name):
+    shape = SMALL[name]
+    mean, deviation = (part[: shape[-1]] for part in STATISTICS)
+    plain = models.get(name)(shape, seed=0)
+    model = models.get(name)(shape, seed=0, standardize=(mean, deviation))
+    assert [v.path for v in model.variables] == [
+        v.path for v in plain.variables
+    ]
+    for first, second in zip(plain.weights, model.weights):
+        np.testing.assert_array_equal(first.numpy(), second.numpy())
+    x = np.random.default_rng(0).random((3, *shape), np.float32)
+    np.testing.assert_allclose(
+        model(x), plain((x - mean) / deviation), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_standardised_images_are_augmented():
+    """So that what is padded by zeros is padded by the mean."""
+    model = models.resnet_18(
+        (8, 8, 3), augment=True, seed=0, standardize=STATISTICS
+    )
+    names = [layer.name for layer in model.layers]
+    assert names[:4] == ["images", "standardize", "augment", "conv1"]
+
+
+def test_a_standardising_network_comes_back_from_its_file(tmp_path):
+    statistics = np.float32(STATISTICS)
+    model = models.conv_2((8, 8, 3), seed=0, standardize=statistics)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    x = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
+    np.testing.assert_array_equal(model(x), loaded(x))
+
+
+@pytest.mark.parametrize(
+    "statistics",
+    [
+        True,
+        0.5,
+        (0.5, 0.5),
+        ((0.5,) * 3,),
+        ((0.5,) * 2, (0.5,) * 2),
+        ((0.5,) * 3, (0.5,) * 2),
+        ((0.5,) * 3, (0.5, 0.5, 0.0)),
+        ((0.5,) * 3, (0.5, 0.5, -1)),
+        ((0.5, 0.5, math.nan), (0.5,) * 3),
+        (("a",) * 3, (0.5,) * 3),
+    ],
+)
+def test_refuses_wrong_statistics(statistics):
+    with pytest.raises(ValueError, match="`standardize` must be a pair"):
+        models.conv_2((8, 8, 3), standardize=statistics)
+
+
 @pytest.mark.parametrize(
     "build, message",
     [

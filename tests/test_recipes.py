@@ -9,7 +9,7 @@ def test_recipes_fit_their_networks():
     assert (lenet.learning_rate, lenet.batch_size) == (1.2e-3, 60)
     assert lenet.pruning == {
         "rate": 0.2,
-        "output_rate": 0.1,
+        "output_rate": None,
         "rates": {},
         "scope": "layerwise",
     }
@@ -19,6 +19,10 @@ def test_recipes_fit_their_networks():
     for name in ("resnet_18", "vgg_19"):
         assert recipes.RECIPES[name].scope == "global"
         assert recipes.RECIPES[name].output_rate == 0.0
+    assert not lenet.standardize and not recipes.OWN.standardize
+    cifar10 = [r for r in recipes.RECIPES.values() if r.dataset == "cifar10"]
+    assert len(cifar10) == 5 and all(r.standardize for r in cifar10)
+    assert all(r.standardize for r in recipes.DROPOUT_RECIPES.values())
 
 
 def test_recipes_prune_the_layers_that_the_paper_names():
@@ -27,7 +31,7 @@ def test_recipes_prune_the_layers_that_the_paper_names():
         rates = scopes.Rates(**recipes.RECIPES[name].pruning)
         found = scopes.find_kernels(model)
         for path, schedule in rates.resolve(found, model).items():
-            kinds.setdefault(path.removesuffix("/kernel"), schedule.rate)
+            kinds.setdefault(path.removesuffix("/kernel"), schedule(0))
         return kinds
 
     conv = rates("conv_6")

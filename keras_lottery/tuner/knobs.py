@@ -177,6 +177,8 @@ def _default(name, reference):
         known = getattr(reference, name, None)
         if known is None:
             known = recipe.output_rate if name == "output_rate" else recipe.rate
+        if known is None:
+            known = (reference.rate or recipe.rate) / 2
         return known
     return getattr(reference, name)
 
