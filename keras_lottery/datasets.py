@@ -84,6 +84,10 @@ class Dataset:
         model = models.conv_2(standardize=(mean, deviation))
         ```
         """
+        return self._channel_statistics
+
+    @functools.cached_property
+    def _channel_statistics(self):
         moments = [_moments(x) for x, _ in (self.train, self.validation)]
         means, variances = np.concatenate(moments, axis=1)
         statistics = map(_mean_and_deviation, means.T, variances.T)

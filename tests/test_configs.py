@@ -6,7 +6,7 @@ import sys
 import pytest
 from absl import flags
 
-from keras_lottery.experiments import FIELDS, Experiment
+from keras_lottery.experiments import Experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
@@ -29,7 +29,7 @@ def test_a_flagfile_stands_for_an_experiment(tool, path):
     for name in values:
         values[name].unparse()
     values(["find_ticket.py", f"--flagfile={path}"])
-    experiment = Experiment(**{name: getattr(values, name) for name in FIELDS})
+    experiment = Experiment(**tool.common.values(Experiment))
     assert values.run_dir == f"runs/{path.stem}"
     assert path.stem == "smoke" or path.stem.startswith(
         experiment.model.split("_300")[0]

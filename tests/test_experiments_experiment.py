@@ -73,9 +73,10 @@ def test_rates_of_a_class_and_of_a_name():
     pairs = (("Dense", 0.3), ("fc2", 0.4))
     experiment = Experiment(rates=pairs)
     assert experiment.rates == pairs
+    assert Experiment(rates=["Dense:0.3", "fc2:0.4"]) == experiment
     rates = experiment.pruning()["rates"]
     assert [getattr(k, "__name__", k) for k in rates] == ["Dense", "fc2"]
-    for wrong in ((("Dense", 1.0),), (("Dense",),), ("Dense:0.1",)):
+    for wrong in ((("Dense", 1.0),), (("Dense",),), ("Dense",)):
         with pytest.raises(ValueError, match="`rates"):
             Experiment(rates=wrong)
 

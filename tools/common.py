@@ -1,10 +1,12 @@
 """What all scripts share: a quiet start, and errors of one line."""
 
 import contextlib
-import multiprocessing
+import inspect
 import os
+import re
 import sys
 import tempfile
+import typing
 
 from absl import app, flags, logging
 
@@ -24,11 +26,11 @@ def run(job, takes_arguments=False):
         arguments = argv[1:]
         if arguments and not takes_arguments:
             stop(f"{_script()}: stray arguments: {' '.join(arguments)}", 2)
-        logging.set_verbosity(logging.WARNING)
         try:
             _set_threads()
+            start()
             with quiet_tensorflow():
-                import keras_lottery  # noqa: F401
+                _start_tensorflow()
             job(arguments) if takes_arguments else job()
         except KeyboardInterrupt:
             stop("Stopped. The same command goes on from here.", 130)
@@ -40,8 +42,22 @@ def run(job, takes_arguments=False):
     app.run(main)
 
 
+def start():
+    """Imports the package, and TensorFlow with it, without their messages."""
+    logging.set_verbosity(logging.WARNING)
+    with quiet_tensorflow():
+        import keras_lottery  # noqa: F401
+
+
+def _start_tensorflow():
+    import tensorflow as tf
+
+    # Devices and the XLA compiler announce themselves at their first use.
+    tf.function(lambda x: x + 1, jit_compile=True)(tf.constant(1))
+
+
 def _set_threads():
-    # TensorFlow reads it once, when it starts; workers inherit it.
+    # TensorFlow reads it once, at its first use; workers inherit it.
     threads = getattr(flags.FLAGS, "threads", None)
     if threads is not None:
         if threads < 1:
@@ -55,40 +71,62 @@ def _script():
     return os.path.basename(sys.argv[0])
 
 
-def level(text):
-    """A level as `keras_lottery.export.model_of_run` takes it: a number, or
-    the name of a rule."""
-    return int(text) if text.lstrip("-").isdigit() else text
+flags.DEFINE_integer(
+    "threads", None, "Threads of one operation. Default: one a core."
+)
 
 
-def define_training_flags():
-    """The flags that say on what, and how, trainings are made."""
-    flags.DEFINE_string(
-        "dataset",
-        "digits",
-        "The embedded digits, or any TFDS image set by name.",
-    )
-    flags.DEFINE_string(
-        "data_dir", None, "Where TFDS keeps data sets. Default: TFDS' own."
-    )
-    flags.DEFINE_string(
-        "model",
-        "lenet_300_100",
-        "lenet_300_100, conv_2, conv_4, conv_6, resnet_18 or vgg_19.",
-    )
-    flags.DEFINE_integer("batch_size", None, "Default: the paper's.")
-    flags.DEFINE_string(
-        "optimizer", None, "A Keras optimizer by name. Default: the paper's."
-    )
-    flags.DEFINE_string(
-        "backend",
-        "auto",
-        "graph, xla or xla_update; fit, Keras' own; or auto: measure a few "
-        "steps.",
-    )
-    flags.DEFINE_integer(
-        "threads", None, "Threads of one operation. Default: one a core."
-    )
+def define_flags(source, names=None, **defaults):
+    """A flag for each parameter of a dataclass or a function.
+
+    Names, types and defaults are those of its signature, and the help is that
+    of its docstring.
+
+    Args:
+        source: dataclass or function with a section `Args` in its docstring.
+        names: optional sequence of the parameters. Defaults to all.
+        **defaults: defaults that are other than those of the signature.
+    """
+    parameters = inspect.signature(source).parameters
+    told = _arguments_told(source)
+    for name in names or parameters:
+        default = defaults.get(name, parameters[name].default)
+        define = _flag_of(parameters[name])
+        define(name, default, told[name])
+
+
+def values(source, names=None):
+    """Dict, name -> value, of the flags that `define_flags` defined."""
+    names = names or inspect.signature(source).parameters
+    return {name: getattr(flags.FLAGS, name) for name in names}
+
+
+def _flag_of(parameter):
+    """The function that defines a flag of a parameter's type."""
+    kinds = typing.get_args(parameter.annotation) or (parameter.annotation,)
+    for kind, define in (
+        (bool, flags.DEFINE_bool),
+        (int, flags.DEFINE_integer),
+        (float, flags.DEFINE_float),
+        (tuple, flags.DEFINE_list),
+    ):
+        if kind in kinds:
+            return define
+    return flags.DEFINE_string
+
+
+def _arguments_told(source):
+    """Dict, name -> what a docstring says of an argument."""
+    text = inspect.getdoc(source).split("\nArgs:\n", 1)[1]
+    # As far as the next section.
+    text = re.split(r"\n\S", text, maxsplit=1)[0]
+    entries = re.split(r"^    (?=\w[\w, ]*:)", text, flags=re.MULTILINE)
+    told = {}
+    for entry in entries[1:]:
+        names, _, meaning = entry.partition(":")
+        for name in names.split(", "):
+            told[name] = " ".join(meaning.split()).replace("`", "")
+    return told
 
 
 def stop(line, code):
@@ -107,7 +145,6 @@ def quiet_tensorflow():
     with tempfile.TemporaryFile() as captured:
         os.dup2(captured.fileno(), 2)
         try:
-            _start_tensorflow()
             yield
         except BaseException:
             captured.seek(0)
@@ -116,17 +153,3 @@ def quiet_tensorflow():
         finally:
             os.dup2(own, 2)
             os.close(own)
-
-
-def _start_tensorflow():
-    import tensorflow as tf
-
-    # Devices and the XLA compiler announce themselves at their first use.
-    tf.function(lambda x: x + 1, jit_compile=True)(tf.constant(1))
-
-
-if multiprocessing.current_process().name != "MainProcess":
-    # A worker process of the script imports this module before all others.
-    logging.set_verbosity(logging.ERROR)
-    with quiet_tensorflow():
-        import keras_lottery  # noqa: F401

@@ -1,8 +1,11 @@
 """Experiment: a protocol that can be run."""
 
+import contextlib
 import dataclasses
+import os
 
 from keras_lottery.experiments import runner
+from keras_lottery.experiments.executors import Cluster
 from keras_lottery.experiments.protocol import Protocol
 
 
@@ -92,24 +95,33 @@ class Experiment(Protocol):
     Source: Frankle & Carbin, 1803.03635, section 2 and figure 2.
     """
 
+    @property
+    def default_run_dir(self):
+        """Where it is run if nobody says where: `runs/DATASET_MODEL`."""
+        return os.path.join("runs", f"{self.dataset}_{self.model}")
+
     def run(
         self,
-        run_dir,
+        run_dir: str | None = None,
         progress=None,
-        workers=1,
+        workers: int = 1,
         executor=None,
-        tensorboard_dir=None,
+        scheduler: str | None = None,
+        tensorboard_dir: str | None = None,
         shared=None,
     ):
         """Trains whatever of it is not in the run directory yet.
 
         Args:
             run_dir: str or path-like. The same experiment on the same
-                directory goes on where it was stopped.
+                directory goes on where it was stopped. Defaults to
+                `runs/DATASET_MODEL`.
             progress: optional `Progress`. Defaults to silence.
             workers: int, processes to train in. Defaults to 1, this process.
             executor: optional `concurrent.futures.Executor` to train on
                 instead.
+            scheduler: optional str, the address of a Dask scheduler, such as
+                `"tcp://host:8786"`, whose workers train instead.
             tensorboard_dir: optional str or path-like, to write the curves
                 to for TensorBoard.
             shared: optional str or path-like, a directory of trainings that
@@ -122,6 +134,15 @@ class Experiment(Protocol):
             ValueError: If the run directory holds another experiment.
             RuntimeError: If another process runs in it.
         """
-        return runner.run(
-            self, run_dir, progress, workers, executor, tensorboard_dir, shared
-        )
+        with contextlib.ExitStack() as stack:
+            if scheduler is not None:
+                executor = stack.enter_context(Cluster(scheduler))
+            return runner.run(
+                self,
+                self.default_run_dir if run_dir is None else run_dir,
+                progress,
+                workers,
+                executor,
+                tensorboard_dir,
+                shared,
+            )

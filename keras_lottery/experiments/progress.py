@@ -1,8 +1,9 @@
 """Progress: what is trained now, and how long it will take."""
 
-import shutil
 import sys
 import time
+
+import tqdm.auto
 
 
 class Silence:
@@ -21,14 +22,17 @@ class Silence:
         """The one in this process has reached an iteration."""
 
     def done(self, place, result, found=False):
-        """It was trained, or found in the store."""
+        """It was trained, or found among what was trained before."""
 
     def end(self):
         """All are done."""
 
 
 class Progress(Silence):
-    """A line for each training, and one that counts, with the time left.
+    """A line for each training, and a bar with the time left.
+
+    The bar counts training steps. It is shown on a terminal and in a
+    notebook; a file gets the lines alone.
 
     Args:
         stream: where to. Defaults to stderr.
@@ -36,80 +40,83 @@ class Progress(Silence):
 
     def __init__(self, stream=None):
         self.stream = stream or sys.stderr
-        self.live = self.stream.isatty()
+        self._bar = None
 
     def begin(self, trainings, iterations):
-        self.trainings, self.iterations = trainings, iterations
-        self.trained = self.found = 0
-        self.running = []
-        self.began = None
-
-    def note(self, line):
-        self._live("")
-        print(line, file=self.stream, flush=True)
-
-    def training(self, place):
-        self.running.append(place)
-        if self.began is None:
-            self.began = time.monotonic()
-        self._count()
-
-    def iteration(self, iteration):
-        self._count(
-            f" iteration {iteration:,}/{self.iterations:,}",
-            iteration / self.iterations,
+        self._trainings, self._iterations = trainings, iterations
+        self._trained = self._found = 0
+        self._running = []
+        self._began = None
+        shown = hasattr(self.stream, "isatty") and self.stream.isatty()
+        notebook = tqdm.auto.tqdm is not tqdm.std.tqdm
+        make = tqdm.auto.tqdm if self.stream is sys.stderr else tqdm.std.tqdm
+        self._bar = make(
+            total=trainings * iterations,
+            file=self.stream,
+            disable=not (shown or (notebook and make is tqdm.auto.tqdm)),
+            unit=" steps",
+            unit_scale=True,
+            dynamic_ncols=True,
+            leave=False,
         )
 
+    def note(self, line):
+        tqdm.std.tqdm.write(line, file=self.stream)
+        self.stream.flush()
+
+    def training(self, place):
+        self._running.append(place)
+        if self._began is None:
+            self._began = time.monotonic()
+            # What was found took no time: the pace counts from here.
+            self._bar.initial = self._bar.n
+            self._bar.start_t = self._bar.last_print_t = time.time()
+        self._bar.set_description_str(
+            ", ".join(
+                f"trial {p.trial} {p.arm} level {p.level}"
+                for p in self._running
+            ),
+            refresh=False,
+        )
+
+    def iteration(self, iteration):
+        self._advance(iteration)
+
     def done(self, place, result, found=False):
-        if place in self.running:
-            self.running.remove(place)
+        if place in self._running:
+            self._running.remove(place)
         if found:
-            self.found += 1
+            self._found += 1
+            self._advance()
             return
-        self.trained += 1
+        self._trained += 1
+        self._advance()
         self.note(
-            f"[{self._done}/{self.trainings}] trial {result.trial} "
+            f"[{self._done}/{self._trainings}] trial {result.trial} "
             f"{result.arm:<8} level {result.level:>2} "
             f"density {result.density:7.2%}  "
             f"early stop at {result.early_stop_iteration:>6,}  "
             f"test accuracy {result.early_stop_test_accuracy:.2%}  "
-            f"{result.seconds:.1f} s, {self._left(0)}"
+            f"{result.seconds:.1f} s, {self._left()} left"
         )
-        self._count()
 
     def end(self):
-        self._live("")
-        if self.found:
-            print(
-                f"{self.found} of {self.trainings} trainings were found, not "
-                "repeated.",
-                file=self.stream,
+        self._bar.close()
+        if self._found:
+            self.note(
+                f"{self._found} of {self._trainings} trainings were found, not "
+                "repeated."
             )
 
     @property
     def _done(self):
-        return self.trained + self.found
+        return self._trained + self._found
 
-    def _count(self, text="", share=0):
-        now = ", ".join(
-            f"trial {p.trial} {p.arm} level {p.level}" for p in self.running
-        )
-        self._live(
-            f"[{self._done}/{self.trainings}] {now}{text}, {self._left(share)}"
-        )
+    def _advance(self, iteration=0):
+        steps = self._done * self._iterations + iteration
+        self._bar.update(steps - self._bar.n)
 
-    def _left(self, share):
-        done = self.trained + share
-        if done < 0.3:
-            return "time left unknown yet"
-        pace = (time.monotonic() - self.began) / done
-        seconds = pace * (self.trainings - self._done - share)
-        minutes, seconds = divmod(round(seconds), 60)
-        return f"{minutes} min {seconds:02d} s left"
-
-    def _live(self, text):
-        if self.live:
-            # A line that wraps could not be written over.
-            width = shutil.get_terminal_size().columns - 1
-            self.stream.write("\r\x1b[K" + text[:width])
-            self.stream.flush()
+    def _left(self):
+        pace = (time.monotonic() - self._began) / self._trained
+        seconds = pace * (self._trainings - self._done)
+        return tqdm.std.tqdm.format_interval(seconds)

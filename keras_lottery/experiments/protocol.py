@@ -372,11 +372,13 @@ _FROM_RECIPE = (
 
 def _named_rate(pair):
     try:
-        name, rate = pair
+        # On a command line a pair is NAME:RATE.
+        name, rate = pair.rsplit(":", 1) if isinstance(pair, str) else pair
         name, rate = str(name), float(rate)
     except (TypeError, ValueError):
         raise ValueError(
-            f"`rates` must be pairs of a name and a rate. Received: {pair!r}"
+            "`rates` must be pairs of a name and a rate, or NAME:RATE. "
+            f"Received: {pair!r}"
         ) from None
     check_rate(f"rates[{name!r}]", rate)
     return name, rate
