@@ -9,7 +9,7 @@ import statistics
 import numpy as np
 
 from keras_lottery import masks as masks_lib
-from keras_lottery.experiments.places import Place
+from keras_lottery.experiments.plan import Place
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,7 +70,12 @@ def summary(results):
         for title, form, by_arm in measured:
             means = {p.level: form(p.mean) for p in by_arm[arm]}
             table[arm, title] = [means.get(level, "") for level in levels]
-    return pandas.DataFrame(table).to_string(index=False)
+    # A wider first column tells the arms apart.
+    space = {column: 11 for column in table if column[1] == _SUMMARY[0][0]}
+    text = pandas.DataFrame(table).to_string(
+        index=False, justify="right", col_space=space
+    )
+    return _without_trailing_spaces(text)
 
 
 def verdicts_text(verdicts):
@@ -102,6 +107,10 @@ def _left_aligned(table):
             name: f"{{:<{width}}}".format for name, width in widths.items()
         },
     )
+    return _without_trailing_spaces(text)
+
+
+def _without_trailing_spaces(text):
     return "\n".join(line.rstrip() for line in text.splitlines())
 
 
