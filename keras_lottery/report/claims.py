@@ -24,6 +24,10 @@ from keras_lottery.report import tables
 from keras_lottery.report.paper_claims import CLAIMS, Claim
 
 _TRIALS = 3
+PAPER = (
+    "Frankle & Carbin, The Lottery Ticket Hypothesis, ICLR 2019, "
+    "https://arxiv.org/abs/1803.03635."
+)
 RULE = (
     "The rule: reproduced, if at least three trials have it, on average and "
     "each of them; not reproduced, if their mean does not; else undecided."
@@ -81,7 +85,7 @@ def check_claims(run_dirs):
         run_dirs: list of str or path-like, directories of runs.
 
     Returns:
-        A str of lines: the rule, what to know of each run, a table of the
+        A str of lines: the paper, the rule, what to know of each run, a table of the
         verdicts, and what each claim says.
 
     Raises:
@@ -111,7 +115,7 @@ def check_claims(run_dirs):
         for run in runs
         if (text := note(run.experiment))
     ]
-    return "\n".join([RULE, *notes, "", tables.verdicts_text(verdicts)])
+    return "\n".join([PAPER, RULE, *notes, "", tables.verdicts_text(verdicts)])
 
 
 def check(claims, runs):

@@ -60,9 +60,9 @@ def write(run_dir):
     run = Run.open(run_dir)
     measurements = Measurements(run)
     figures = figures_of_run(measurements)
-    _write_figures(run, measurements, figures)
+    _write_figures(measurements, figures)
     text = html.page(
-        f"Lottery tickets: {_subject(run.experiment)}",
+        f"Lottery tickets: {_subject(measurements.experiment)}",
         _head(measurements),
         _sections(measurements, figures),
     )
@@ -70,15 +70,16 @@ def write(run_dir):
     return run.path("report.html")
 
 
-def _write_figures(run, measurements, figures):
+def _write_figures(measurements, figures):
+    run, experiment = measurements.run, measurements.experiment
     for figure in (one for part in figures.values() for one in part):
         for name, content in figure.files.items():
             run.write(os.path.join("figures", name), content)
     against_density(
-        run.results,
+        measurements.results,
         run.path("figure.png"),
-        f"{_subject(run.experiment)}, {run.experiment['iterations']:,} "
-        f"iterations, {plural(measurements.trials, 'trial')}",
+        f"{_subject(experiment)}, {experiment['iterations']:,} iterations, "
+        f"{plural(measurements.trials, 'trial')}",
     )
 
 
@@ -152,31 +153,36 @@ def headline(measurements):
     trials = measurements.trials
     over = "One trial" if trials == 1 else f"Mean over {trials} trials"
     if not winning:
-        best = max((k for k in levels if k), key=lambda k: means[k][0])
-        reached, stop = means[best]
-        found = (
-            f"{over}: no ticket was as accurate at early stop as the dense "
-            f"network ({accuracy(dense[0])} %) in as few iterations "
-            f"({whole(dense[1])}). The most accurate has {accuracy(reached)} "
-            f"% after {whole(stop)}, with {percent(levels[best])} of the "
-            "weights."
-        )
-        return found, _WINNING
+        return f"{over}: {_no_winner(levels, means)}", _WINNING
     smallest = max(winning)
-    reached, stop = means[smallest]
-    found = (
-        f"{over}: the smallest winning ticket has "
-        f"{percent(levels[smallest])} of the weights and "
-        f"{accuracy(reached)} % test accuracy at early stop, after "
-        f"{whole(stop)} iterations; the dense network has "
-        f"{accuracy(dense[0])} % after {whole(dense[1])}."
-    )
-    if again := measurements.of("reinit", smallest):
-        reached, stop = _means(again)
+    found = f"{over}: {_winner(levels[smallest], means[smallest], dense)}"
+    if reinitialised := measurements.of("reinit", smallest):
+        reached, stop = _means(reinitialised)
         found += (
             f" Reinitialised, it has {accuracy(reached)} % after {whole(stop)}."
         )
     return found, _WINNING
+
+
+def _winner(density, ticket, dense):
+    return (
+        f"the smallest winning ticket has {percent(density)} of the weights "
+        f"and {accuracy(ticket[0])} % test accuracy at early stop, after "
+        f"{whole(ticket[1])} iterations; the dense network has "
+        f"{accuracy(dense[0])} % after {whole(dense[1])}."
+    )
+
+
+def _no_winner(levels, means):
+    dense = means[0]
+    best = max((k for k in levels if k), key=lambda k: means[k][0])
+    reached, stop = means[best]
+    return (
+        "no ticket was as accurate at early stop as the dense network "
+        f"({accuracy(dense[0])} %) in as few iterations ({whole(dense[1])}). "
+        f"The most accurate has {accuracy(reached)} % after {whole(stop)}, "
+        f"with {percent(levels[best])} of the weights."
+    )
 
 
 def _means(results):
