@@ -85,8 +85,8 @@ def check_claims(run_dirs):
         run_dirs: list of str or path-like, directories of runs.
 
     Returns:
-        A str of lines: the paper, the rule, what to know of each run, a table of the
-        verdicts, and what each claim says.
+        A str of lines: the paper, the rule, where a run is not the paper's
+        experiment, a table of the verdicts, and what each claim says.
 
     Raises:
         ValueError: If no directory is given, or one of them holds no run.
