@@ -15,8 +15,9 @@ from test_experiments_results import result
 from keras_lottery import report
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.results import to_csv
-from keras_lottery.report.headline import headline
-from keras_lottery.report.reading import Run, layer
+from keras_lottery.experiments.run import Run
+from keras_lottery.report.page import headline
+from keras_lottery.report.statistics import Measurements
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Elements that HTML closes by itself.
@@ -172,7 +173,7 @@ def bare(directory, results, **settings):
     text = json.dumps({**known, **settings})
     (directory / "experiment.json").write_text(text)
     (directory / "results.csv").write_text(to_csv(results))
-    return Run(directory)
+    return Measurements(Run.open(directory))
 
 
 def rows(accuracies, stops, arm="ticket", trial=0):
@@ -252,13 +253,6 @@ def test_what_is_no_run_is_refused_and_left_alone(tmp_path):
     assert not missing.exists()
     with pytest.raises(ValueError, match="at least one trained level"):
         bare(tmp_path / "empty", [])
-
-
-def test_layers_are_named_without_model_and_kernel():
-    assert layer("lenet_300_100/fc1/kernel") == "fc1"
-    assert layer("fc1/kernel") == "fc1"
-    assert layer("net/block/conv/kernel") == "block/conv"
-    assert layer("net/separable/depthwise_kernel").endswith("depthwise_kernel")
 
 
 def test_the_tool_writes_it_anew(tmp_path):

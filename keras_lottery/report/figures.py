@@ -1,20 +1,103 @@
-"""The figures of the paper, drawn from results."""
+"""Figures of a run: which there are, their captions, and their files.
 
-import itertools
+A figure is drawn once, in the colours of the light page. In its files they
+stay as they are; in the page each becomes a CSS variable, so that the same
+drawing is right on a light and on a dark ground.
+"""
 
-from keras_lottery.report import svg
-from keras_lottery.report.series import series
-from keras_lottery.report.wording import percent
+import dataclasses
+import functools
+import html
+import io
+import re
 
-_MARKERS = "osD^vPX<>*hdp"
-_BAR = {"capsize": 1.5, "elinewidth": 0.9}
-_DASHES = (
-    "-",
-    (0, (5, 1.5)),
-    (0, (5, 1.5, 1, 1.5)),
-    (0, (1, 1.2)),
-    (0, (2.5, 1.5)),
+from keras_lottery import files
+from keras_lottery.report import charts
+from keras_lottery.report.formats import percent, plural, whole
+from keras_lottery.report.statistics import (
+    evenly_spaced,
+    generalisation_gap,
+    series,
 )
+
+# The density at which the paper compares arms (figure 3, right).
+_COMPARED_AT = 0.211
+_BARS = "Points: means over trials; bars: minimum to maximum."
+_ASIDE = " Arms are drawn side by side."
+# Name, title, column, label of the y axis, scale, whether from zero.
+_AGAINST_DENSITY = (
+    (
+        "accuracy_at_early_stop",
+        "Test accuracy at early stop",
+        "early_stop_test_accuracy",
+        "test accuracy (%)",
+        100.0,
+        False,
+    ),
+    (
+        "early_stop_iteration",
+        "Early-stop iteration",
+        "early_stop_iteration",
+        "iteration",
+        1.0,
+        True,
+    ),
+    (
+        "accuracy_at_the_end",
+        "Test accuracy at the end of training",
+        "final_test_accuracy",
+        "test accuracy (%)",
+        100.0,
+        False,
+    ),
+    (
+        "gap",
+        "Training accuracy minus test accuracy, at the end",
+        generalisation_gap,
+        "difference (points)",
+        100.0,
+        False,
+    ),
+)
+_VARIABLES = {
+    charts.INK: "ink",
+    charts.MUTED: "muted",
+    charts.GRID: "grid",
+    charts.PAPER: "card",
+    **{colour: f"series-{i}" for i, colour in enumerate(charts.SERIES)},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure of the page and of the directory `figures`.
+
+    Args:
+        name: str, of its files.
+        title: str.
+        caption: str.
+        alt: str, what it shows, for readers who cannot see it.
+        chart: `matplotlib.figure.Figure`.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    chart: object
+
+    @functools.cached_property
+    def files(self):
+        """Dict, name of a file -> bytes."""
+        return {
+            f"{self.name}.{kind}": _render(self.chart, kind)
+            for kind in ("png", "svg")
+        }
+
+    def inline(self):
+        """The `<svg>` for the page."""
+        text = self.files[f"{self.name}.svg"].decode()
+        return _inline(text, self.name, self.alt)
 
 
 def against_density(results, path, title=None):
@@ -24,256 +107,278 @@ def against_density(results, path, title=None):
 
     Args:
         results: list of `experiments.Result`.
-        path: str or path-like; the suffix tells the format (PNG, SVG).
+        path: str or path-like of the file to write; the suffix, `.png` or
+            `.svg`, tells the format.
         title: optional str.
+
+    Example:
+
+    ```python
+    from keras_lottery import report
+    from keras_lottery.experiments import Experiment
+
+    results = Experiment(rounds=3, iterations=200).run("runs/digits")
+    report.against_density(results, "digits.svg", "LeNet on digits")
+    ```
 
     Source: Frankle & Carbin, 1803.03635, figures 4 and 5.
     """
-    with svg.canvas(10, 4.3) as figure:
-        left, right = figure.subplots(1, 2)
-        _over_density(left, results, "early_stop_test_accuracy", 100)
-        left.set_ylabel("test accuracy at early stop (%)")
-        _over_density(right, results, "early_stop_iteration", 1)
-        right.set_ylabel("early-stop iteration")
-        right.set_ylim(bottom=0)
-        legend(figure, left, "outside lower left")
-        if title:
-            figure.suptitle(title, fontsize=10)
-        svg.write(figure, path)
+    chart = charts.accuracy_and_early_stop(results, title)
+    with files.atomic_file(path) as file:
+        file.write(_render(chart, str(path).rpartition(".")[2]))
 
 
-def over_density(results, column, label, scale=1.0, from_zero=False):
-    """One measurement of every arm against density.
+def figures_of_run(measurements):
+    """All figures of a run.
 
     Args:
-        results: list of `experiments.Result`.
-        column: str, a column of it, or a function of a result.
-        label: str, of the y axis.
-        scale: float, by which values are multiplied.
-        from_zero: bool, whether the y axis starts at 0.
+        measurements: `statistics.Measurements`.
 
     Returns:
-        A `matplotlib.figure.Figure`.
+        A dict of lists of `Figure`: `"results"`, `"learning_curves"`,
+        `"masks"` and `"weights"`.
     """
-    with svg.canvas() as figure:
-        axes = figure.subplots()
-        _over_density(axes, results, column, scale)
-        axes.set_ylabel(label)
-        if from_zero:
-            axes.set_ylim(bottom=0)
-        legend(figure, axes)
-    return figure
+    return {
+        "results": _over_density(measurements),
+        "learning_curves": _learning_curves(measurements),
+        "masks": _layer_densities(measurements)
+        + _first_layer_masks(measurements),
+        "weights": _weight_histograms(measurements),
+    }
 
 
-def curves(learning, label, column, scale=1.0, falling=False):
-    """Learning curves: means over trials, bars from minimum to maximum.
-
-    The marker is at the mean early-stop iteration. What lies far above (or
-    below) most of the curves, as the first iterations do, is off the scale.
-
-    Args:
-        learning: dict, label of a line -> `reading.Learning`.
-        label: str, of the y axis.
-        column: str, `"val_accuracy"` or `"val_loss"`.
-        scale: float, by which values are multiplied.
-        falling: bool, whether they start high.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
-    """
-    import numpy as np
-
-    with svg.canvas() as figure:
-        axes = figure.subplots()
-        everything = []
-        lines = zip(_styles(), learning.items())
-        for i, (style, (name, one)) in enumerate(lines):
-            values = scale * np.stack(one.values[column])
-            everything += [values.min(0), values.max(0)]
-            stop = np.abs(one.iterations - np.mean(one.early_stops)).argmin()
-            # Bars in turn, so that those of one line hide no other's.
-            step = max(1, len(one.iterations) // 5)
-            axes.errorbar(
-                one.iterations,
-                values.mean(0),
-                yerr=_errors(values) if len(values) > 1 else None,
-                errorevery=(i * step // len(learning), step),
-                label=name,
-                markevery=[stop],
-                **_BAR,
-                **{**style, "markersize": 7},
-            )
-        _leave_out_the_start(axes, np.concatenate(everything), falling)
-        axes.set_xlabel("iteration")
-        axes.set_ylabel(label)
-        axes.set_xlim(left=0)
-        legend(figure, axes)
-    return figure
-
-
-def layer_densities(layers, densities):
-    """Density of each layer, a line for each of a few levels.
-
-    Args:
-        layers: list of str, the layers' names in order.
-        densities: dict, label of a line -> list over layers of lists over
-            trials.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
-    """
-    import numpy as np
-
-    with svg.canvas() as figure:
-        axes = figure.subplots()
-        places = np.arange(len(layers))
-        for style, (name, rows) in zip(_styles(), densities.items()):
-            values = 100 * np.array(rows)
-            axes.errorbar(
-                places,
-                values.mean(1),
-                yerr=_errors(values.T) if values.shape[1] > 1 else None,
-                label=name,
-                **_BAR,
-                **style,
-            )
-        axes.set_yscale("log")
-        _ticks_without_powers(axes)
-        long = max(map(len, layers)) * len(layers) > 45
-        axes.set_xticks(
-            places,
-            layers,
-            rotation=90 if long else 0,
-            fontsize=8 if len(layers) > 12 else 10,
+def _over_density(measurements):
+    """Accuracy, early stopping and the gap of every arm."""
+    results = measurements.results
+    caption = _BARS if measurements.trials > 1 else "One trial."
+    if measurements.trials > 1 and len(measurements.arms) > 1:
+        caption += _ASIDE
+    return [
+        Figure(
+            name,
+            title,
+            caption,
+            _alt_of_series(title, results, column, scale),
+            charts.over_density(results, column, label, scale, from_zero),
         )
-        axes.margins(x=0.08)
-        axes.set_ylabel("density of the layer (%)")
-        legend(figure, axes)
-    return figure
+        for name, title, column, label, scale, from_zero in _AGAINST_DENSITY
+    ]
 
 
-def arm_styles(arms):
-    """Dict, arm -> line style; an arm keeps its own from figure to figure."""
-    return dict(zip(arms, _styles()))
-
-
-def _styles():
-    """Styles without end, told apart by marker and dashes too."""
-    for i, colour in enumerate(itertools.cycle(svg.SERIES)):
-        yield {
-            "color": colour,
-            "marker": _MARKERS[i % len(_MARKERS)],
-            "linestyle": _DASHES[i % len(_DASHES)],
-            "markersize": 4.5,
-            "markeredgecolor": svg.PAPER,
-            "markeredgewidth": 0.5,
-            "linewidth": 1.5,
-        }
-
-
-def _errors(values):
-    """Lengths of the bars below and above the means over the first axis."""
-    import numpy as np
-
-    mean = values.mean(0)
-    # The mean of equals may differ from them in its last bit.
-    return np.maximum(0.0, [mean - values.min(0), values.max(0) - mean])
-
-
-def _over_density(axes, results, column, scale):
-    arms = series(results, column)
-    styles = arm_styles(arms)
-    for i, (arm, points) in enumerate(arms.items()):
-        errors = [
-            [scale * max(0.0, p.mean - p.low) for p in points],
-            [scale * max(0.0, p.high - p.mean) for p in points],
-        ]
-        bars = max(p.trials for p in points) > 1
-        # Side by side, since bars would hide each other.
-        aside = 0.95 ** (i / len(arms) - 0.5) if bars else 1.0
-        axes.errorbar(
-            [100 * aside * p.density for p in points],
-            [scale * p.mean for p in points],
-            yerr=errors if bars else None,
-            label=arm,
-            **_BAR,
-            **styles[arm],
-        )
-    axes.set_xscale("log")
-    axes.invert_xaxis()
-    densities = {p.density for points in arms.values() for p in points}
-    ticks = _apart(sorted(densities, reverse=True))
-    ticks = ticks[:: -(-len(ticks) // 7)]
-    axes.set_xticks([100 * d for d in ticks], [percent(d, "") for d in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("density: weights left (%)")
-
-
-def _apart(densities):
-    """Those that lie far enough from the one before to be labelled."""
-    apart = densities[:1]
-    for density in densities[1:]:
-        if density < 0.85 * apart[-1]:
-            apart.append(density)
-    return apart
-
-
-def legend(figure, axes, loc="outside upper left"):
-    """Puts the legend beside the axes, where it hides no data.
-
-    Args:
-        figure: `matplotlib.figure.Figure`.
-        axes: the `Axes` of which the lines are named.
-        loc: str, where, in matplotlib's words.
-    """
-    handles, labels = axes.get_legend_handles_labels()
-    # The line alone, of those that have error bars.
-    handles = [h[0] if isinstance(h, tuple) else h for h in handles]
-    columns = _columns(labels, 72 * figure.get_figwidth())
-    figure.legend(
-        _by_row(handles, columns),
-        _by_row(labels, columns),
-        loc=loc,
-        ncols=columns,
-        fontsize=9,
-        borderaxespad=0.2,
+def _learning_curves(measurements):
+    """Curves of the ticket by density, and of all arms at one density."""
+    arms, levels = measurements.arms, measurements.levels("ticket")
+    curves = _known_curves(
+        measurements,
+        {percent(levels[k]): ("ticket", k) for k in evenly_spaced(levels)},
     )
+    figures = _of_curves(curves, "by_density", "ticket, by density")
+    pruned = [level for level in levels if level]
+    if pruned:
+        level = min(pruned, key=lambda k: abs(levels[k] - _COMPARED_AT))
+        curves = _known_curves(
+            measurements, {arm: (arm, level) for arm in arms}
+        )
+        if len(curves) > 1:
+            what = f"arms at {percent(levels[level])}"
+            figures += _of_curves(curves, "by_arm", what)
+    return figures
 
 
-def _columns(labels, width):
-    """As many columns as fit into a width, in points."""
-    for columns in range(len(labels), 1, -1):
-        rows = -(-len(labels) // columns)
-        if -(-len(labels) // rows) < columns:
-            continue  # a column would be empty
-        widest = [max(map(len, labels[i::columns])) for i in range(columns)]
-        if sum(34 + 5.3 * letters for letters in widest) <= width:
-            return columns
-    return 1
+def _known_curves(measurements, lines):
+    """Dict, label -> `LearningCurves`, where there are any."""
+    curves = {
+        label: measurements.learning_curves(arm, level)
+        for label, (arm, level) in lines.items()
+    }
+    return {label: found for label, found in curves.items() if found}
 
 
-def _by_row(items, columns):
-    """In the order in which a legend, filled by column, reads by row."""
-    return [item for i in range(columns) for item in items[i::columns]]
+def _of_curves(curves, name, what):
+    """The figures of validation accuracy and loss."""
+    if not curves:
+        return []
+    caption = "Markers: early stop."
+    if any(len(one.early_stops) > 1 for one in curves.values()):
+        caption = (
+            "Lines: means over trials; bars: minimum to maximum; markers: "
+            "mean early-stop iteration."
+        )
+    kinds = (
+        ("val_accuracy", "Validation accuracy", "accuracy (%)", 100.0, False),
+        ("val_loss", "Validation loss", "loss", 1.0, True),
+    )
+    return [
+        Figure(
+            f"{column}_{name}",
+            f"{title}: {what}",
+            caption,
+            _alt_of_curves(
+                f"{title.lower()} against iteration: {what}",
+                curves,
+                column,
+                scale,
+            ),
+            charts.learning_curves(curves, label, column, scale, falling),
+        )
+        for column, title, label, scale, falling in kinds
+    ]
 
 
-def _leave_out_the_start(axes, values, falling):
-    import numpy as np
+def _layer_densities(measurements):
+    """Density of each layer at a few levels: a list of at most one `Figure`."""
+    tickets, levels = measurements.tickets, measurements.levels("ticket")
+    shown = {
+        percent(levels[level]): [
+            tickets.densities[level, layer] for layer in tickets.layers
+        ]
+        for level in evenly_spaced(levels)
+        if level in tickets.masks
+    }
+    if not shown:
+        return []
+    alt = "Line chart, density of each layer. " + " ".join(
+        f"Network at {name}: "
+        + ", ".join(
+            f"{layer} {percent(sum(row) / len(row))}"
+            for layer, row in zip(tickets.layers, rows)
+        )
+        + "."
+        for name, rows in shown.items()
+    )
+    return [
+        Figure(
+            "layer_densities",
+            "Density of each layer",
+            "A line for each density of the network."
+            + (f" {_BARS}" if measurements.trials > 1 else ""),
+            alt,
+            charts.layer_densities(tickets.layers, shown),
+        )
+    ]
 
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return
-    low, high = np.quantile(values, [0.0, 0.9] if falling else [0.1, 1.0])
-    margin = 0.05 * (high - low) or 0.01
-    axes.set_ylim(low - margin, high + margin)
+
+def _first_layer_masks(measurements):
+    """The first layer's masks: a list of at most one `Figure`."""
+    tickets, levels = measurements.tickets, measurements.levels("ticket")
+    figure = charts.first_layer_masks(tickets.masks, levels)
+    if figure is None:
+        return []
+    mask = next(iter(tickets.masks.values()))
+    if mask.ndim == 4:
+        what = (
+            f"The {mask.shape[3]} filters as tiles: live connections of each "
+            f"position to the {plural(mask.shape[2], 'channel')}"
+        )
+    else:
+        what = (
+            "Live connections of each input pixel to the "
+            f"{mask.shape[1]:,} units"
+        )
+    alt = f"Images, one per level. {what}. " + ", ".join(
+        f"{percent(levels[level])}: up to {whole(charts.mask_image(one).max())}"
+        if one.ndim == 2
+        else percent(levels[level])
+        for level, one in tickets.masks.items()
+    )
+    return [
+        Figure(
+            "first_layer",
+            f"Masks of the first layer, {tickets.layers[0]}",
+            f"{what}; the stronger the colour, the more, up to the number "
+            f"above each image. Trial {tickets.trial}.",
+            alt,
+            figure,
+        )
+    ]
 
 
-def _ticks_without_powers(axes):
-    """Labels such as 3 and 50 on a logarithmic axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+def _weight_histograms(measurements):
+    """Histograms of the weights that survived, one `Figure` per layer."""
+    tickets, levels = measurements.tickets, measurements.levels("ticket")
+    survivors = {
+        percent(levels[level]): found
+        for level, found in tickets.survivors.items()
+    }
+    if not survivors:
+        return []
+    return [
+        Figure(
+            f"weights_{layer.replace('/', '_')}",
+            f"Trained weights that survived, {layer}",
+            f"A line for each density of the network. Trial {tickets.trial}.",
+            f"Histograms of the trained weights of {layer} that were not "
+            f"pruned, at {', '.join(survivors)}.",
+            charts.weight_histograms(survivors, layer),
+        )
+        for layer in evenly_spaced(tickets.layers, 6)
+    ]
 
-    low, high = axes.get_ylim()
-    subs = (1.0, 2.0, 5.0) if high > 10 * low else (1.0, 2.0, 3.0, 5.0, 7.0)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+
+def _alt_of_curves(what, curves, column, scale):
+    ends = ", ".join(
+        f"{label} {scale * one.values[column][:, -1].mean():.3g}"
+        for label, one in curves.items()
+    )
+    return f"Line chart, {what}. At the end: {ends}"
+
+
+def _alt_of_series(title, results, column, scale):
+    parts = []
+    for arm, found in series(results, column).items():
+        ends = ", ".join(
+            f"{scale * p.mean:.4g} at {percent(p.density)}"
+            for p in evenly_spaced(found, 4)
+        )
+        parts.append(f"{arm}: {ends}.")
+    return f"Line chart, {title.lower()} against density. {' '.join(parts)}"
+
+
+def _render(chart, kind):
+    """A `matplotlib.figure.Figure` as the bytes of a `"png"` or an `"svg"`."""
+    import matplotlib
+
+    content = io.BytesIO()
+    with matplotlib.rc_context(charts.STYLE):
+        # Without the date, the same figure is the same file.
+        metadata = {"Date": None} if kind == "svg" else None
+        chart.savefig(content, format=kind, metadata=metadata)
+    return content.getvalue()
+
+
+def _inline(text, name, alt):
+    """A figure as an `<svg>` element for the page.
+
+    Args:
+        text: str, the figure as a file of SVG.
+        name: str, of which its ids are made: unique in the page.
+        alt: str, what it shows, for readers who cannot see it.
+
+    Returns:
+        A str of HTML.
+    """
+    text = text[text.index("<svg") :]
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
+    # Ids are made from what is drawn: equal in two figures.
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    text = text.replace("url(#", f"url(#{name}-")
+    text = _without_font_family(text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var(--{variable})")
+    view = re.search(r'viewBox="[^"]*"', text).group()
+    head = (
+        f'<svg {view} xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'role="img" aria-label="{html.escape(alt, quote=True)}">'
+    )
+    return head + text[text.index(">") + 1 :]
+
+
+def _without_font_family(text):
+    """Takes the family out of text styles, for the page's font to apply."""
+    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    return re.sub(
+        r"font: (\d+) ([\d.]+px) [^;\"]*",
+        r"font-weight: \1; font-size: \2",
+        text,
+    )

@@ -1,9 +1,8 @@
-"""The page: its frame, tables and figures as HTML. Pure Python."""
+"""Elements of the page as HTML: its frame, paragraphs, tables, figures."""
 
 import dataclasses
+import importlib.resources
 from html import escape
-
-from keras_lottery.report.style import STYLE
 
 
 class Markup(str):
@@ -15,7 +14,7 @@ class Section:
     """A part of the page.
 
     Args:
-        id: str, which links lead to.
+        id: str, the target of its link.
         title: str.
         body: str, HTML.
     """
@@ -26,7 +25,7 @@ class Section:
 
 
 def page(title, head, sections):
-    """The whole page: needs no other file, no script and no network.
+    """The whole page, which needs no other file, no script and no network.
 
     Args:
         title: str.
@@ -45,12 +44,14 @@ def page(title, head, sections):
         f'<h2 id="{s.id}-title">{escape(s.title)}</h2>\n{s.body}\n</section>\n'
         for s in sections
     )
+    style = importlib.resources.files(__package__).joinpath("page.css")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, '
         'initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n"
+        f"<style>\n{style.read_text('utf-8')}</style>\n</head>\n"
         f"<body>\n<header>\n<h1>{escape(title)}</h1>\n{head}\n"
         f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n</header>\n'
         f"<main>\n{parts}</main>\n</body>\n</html>\n"
@@ -125,8 +126,14 @@ def command(text):
     return f"<pre><code>{escape(text)}</code></pre>\n"
 
 
+def marked(text):
+    """Text in a class of its own name, such as `not-reproduced`."""
+    kind = text.replace(" ", "-")
+    return Markup(f'<span class="{escape(kind)}">{escape(text)}</span>')
+
+
 def details(summary, body):
-    """What is shown when it is asked for."""
+    """A body that opens by a click on its summary."""
     return (
         f"<details>\n<summary>{escape(summary)}</summary>\n{body}</details>\n"
     )

@@ -1,12 +1,12 @@
-"""Tables: the one that a run ends with, as text, and those of the page."""
+"""Tables: as text for the terminal, as HTML for the page."""
 
 import functools
 import inspect
 
+import pandas
+
 from keras_lottery.report import html
-from keras_lottery.report.paired import compare
-from keras_lottery.report.series import series
-from keras_lottery.report.wording import (
+from keras_lottery.report.formats import (
     accuracy,
     percent,
     plural,
@@ -15,8 +15,15 @@ from keras_lottery.report.wording import (
     spread,
     whole,
 )
+from keras_lottery.report.statistics import differences, series
 
-_COLUMNS = (
+# Title of a column, column of `Result`, format of a number.
+_SUMMARY = (
+    ("stop at", "early_stop_iteration", "{:,.0f}".format),
+    ("test acc.", "early_stop_test_accuracy", "{:.2%}".format),
+    ("at end", "final_test_accuracy", "{:.2%}".format),
+)
+_ALL_COLUMNS = (
     ("early-stop iteration", "early_stop_iteration", whole),
     ("validation loss there", "early_stop_val_loss", "{:.4f}".format),
     ("validation accuracy there (%)", "early_stop_val_accuracy", accuracy),
@@ -26,10 +33,11 @@ _COLUMNS = (
     ("test accuracy at the end (%)", "final_test_accuracy", accuracy),
     ("seconds", "seconds", "{:.1f}".format),
 )
+_DASH = "\N{EN DASH}"
 
 
 def summary(results):
-    """Early stopping and accuracy of each arm at each level.
+    """Early stopping and accuracy of each arm at each level, as text.
 
     Args:
         results: list of `experiments.Result`.
@@ -37,69 +45,110 @@ def summary(results):
     Returns:
         A str of lines: density, then for each arm the early-stop iteration,
         the test accuracy there and at the end (means over trials).
+
+    Example:
+
+    ```python
+    from keras_lottery import report
+    from keras_lottery.experiments import Experiment
+
+    print(report.summary(Experiment(rounds=3, iterations=200).run("runs/a")))
+    ```
     """
-    columns = (
-        series(results, "early_stop_iteration"),
-        series(results, "early_stop_test_accuracy"),
-        series(results, "final_test_accuracy"),
+    measured = [
+        (title, form, series(results, column))
+        for title, column, form in _SUMMARY
+    ]
+    arms = measured[0][-1]
+    densities = {p.level: p.density for found in arms.values() for p in found}
+    levels = sorted(densities)
+    table = {
+        ("", "level"): levels,
+        ("", "density"): [f"{densities[level]:.2%}" for level in levels],
+    }
+    for arm in arms:
+        for title, form, by_arm in measured:
+            means = {p.level: form(p.mean) for p in by_arm[arm]}
+            table[arm, title] = [means.get(level, "") for level in levels]
+    # A wider first column tells the arms apart.
+    space = {column: 11 for column in table if column[1] == _SUMMARY[0][0]}
+    text = pandas.DataFrame(table).to_string(
+        index=False, justify="right", col_space=space
     )
-    arms = list(columns[0])
-    width = 28
-    lines = [
-        " " * 17 + "".join(f"{arm:^{width}}" for arm in arms).rstrip(),
-        f"{'level':>5}{'density':>10}  "
-        + f"{'stop at':>10}{'test acc.':>10}{'at end':>8}" * len(arms),
-    ]
-    by_level = [
-        {arm: {p.level: p for p in points} for arm, points in column.items()}
-        for column in columns
-    ]
-    levels = sorted({p.level for points in columns[0].values() for p in points})
-    for level in levels:
-        cells, density = [], None
-        for arm in arms:
-            points = [column[arm].get(level) for column in by_level]
-            if points[0] is None:
-                cells.append(" " * width)
-                continue
-            stop, accuracy, final = points
-            density = stop.density
-            cells.append(
-                f"{stop.mean:>10,.0f}{accuracy.mean:>10.2%}{final.mean:>8.2%}"
-            )
-        lines.append(f"{level:>5}{density:>10.2%}  " + "".join(cells).rstrip())
-    return "\n".join(lines)
+    return _without_trailing_spaces(text)
 
 
-def all_results(run):
-    """A table for each arm: every column at every level."""
-    return "".join(_of_an_arm(run, arm) for arm in run.arms)
+def verdicts_text(verdicts):
+    """The verdicts on claims, and what each claim says, as text.
+
+    Args:
+        verdicts: list of `claims.Verdict`.
+    """
+    table = pandas.DataFrame(
+        [
+            [v.claim.id, v.claim.paper, _measured(v), v.verdict]
+            for v in verdicts
+        ],
+        columns=["claim", "in the paper", "measured here", "verdict"],
+    )
+    texts = pandas.DataFrame(
+        [[v.claim.id, v.claim.text] for v in verdicts],
+        columns=["claim", "says"],
+    )
+    return f"{_left_aligned(table)}\n\n{_left_aligned(texts)}"
 
 
-def _of_an_arm(run, arm):
+def _left_aligned(table):
+    widths = table.map(len).max()
+    text = table.to_string(
+        index=False,
+        justify="left",
+        formatters={
+            name: f"{{:<{width}}}".format for name, width in widths.items()
+        },
+    )
+    return _without_trailing_spaces(text)
+
+
+def _without_trailing_spaces(text):
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def all_results(measurements):
+    """A table for each arm, as HTML: every column at every level."""
+    return "".join(
+        _results_of_an_arm(measurements, arm) for arm in measurements.arms
+    )
+
+
+def _results_of_an_arm(measurements, arm):
     rows = []
-    for level, density in run.levels(arm).items():
-        results = run.of(arm, level)
+    for level, density in measurements.levels(arm).items():
+        results = measurements.of(arm, level)
         cells = [
             spread([getattr(r, column) for r in results], form)
-            for _, column, form in _COLUMNS
+            for _, column, form in _ALL_COLUMNS
         ]
         rows.append([level, percent(density), len(results), *cells])
-    names = ["level", "density", "trials", *(name for name, *_ in _COLUMNS)]
+    names = ["level", "density", "trials", *(name for name, *_ in _ALL_COLUMNS)]
     return html.table(f"Arm {arm}", names, rows)
 
 
-def between_arms(run, arm="ticket"):
-    """A table for each other arm: what an arm has over it, level by level."""
-    if arm not in run.arms:
+def between_arms(measurements, arm="ticket"):
+    """A table for each other arm, as HTML: its distance at every level."""
+    if arm not in measurements.arms:
         return ""
-    return "".join(_over(run, arm, other) for other in run.arms if other != arm)
+    return "".join(
+        _between(measurements.results, arm, other)
+        for other in measurements.arms
+        if other != arm
+    )
 
 
-def _over(run, arm, other):
+def _between(results, arm, other):
     pairs = zip(
-        compare(run.results, arm, other, "early_stop_test_accuracy"),
-        compare(run.results, arm, other, "early_stop_iteration"),
+        differences(results, arm, other, "early_stop_test_accuracy"),
+        differences(results, arm, other, "early_stop_iteration"),
     )
     rows = [
         [
@@ -126,14 +175,14 @@ def _over(run, arm, other):
 
 
 def _p(p):
-    return "\N{EN DASH}" if p is None else f"{p:.3g}"
+    return _DASH if p is None else f"{p:.3g}"
 
 
 def layer_densities(tickets, levels):
-    """Density of each layer at each level.
+    """Density of each layer at each level, as HTML.
 
     Args:
-        tickets: `reading.Tickets`.
+        tickets: `statistics.TicketStatistics`.
         levels: dict, level -> density of the network.
     """
     rows = [
@@ -157,13 +206,19 @@ def _share(densities):
 
 
 def verdicts(found):
-    """The claims, with what was measured.
+    """The claims with their verdicts, as HTML.
 
     Args:
         found: list of `claims.Verdict`.
     """
     rows = [
-        [v.claim.id, v.claim.text, v.claim.paper, _measured(v), _verdict(v)]
+        [
+            v.claim.id,
+            v.claim.text,
+            v.claim.paper,
+            _measured(v).replace("-", "\N{MINUS SIGN}") or _DASH,
+            html.marked(v.verdict),
+        ]
         for v in found
     ]
     names = ["claim", "says", "in the paper", "measured here", "verdict"]
@@ -172,21 +227,15 @@ def verdicts(found):
 
 def _measured(v):
     if not v.trials:
-        return "\N{EN DASH}"
-    numbers = f"{v.mean:.2f} {v.claim.unit}"
+        return ""
+    numbers = f"{v.mean:.2f}"
     if v.trials > 1:
-        numbers = f"{v.mean:.2f} [{v.low:.2f}, {v.high:.2f}] {v.claim.unit}"
-    numbers = numbers.replace("-", "\N{MINUS SIGN}")
-    return f"{numbers}, {plural(v.trials, 'trial')}"
-
-
-def _verdict(v):
-    kind = v.verdict.replace(" ", "-")
-    return html.Markup(f'<span class="{kind}">{v.verdict}</span>')
+        numbers += f" [{v.low:.2f}, {v.high:.2f}]"
+    return f"{numbers} {v.claim.unit}, {plural(v.trials, 'trial')}"
 
 
 def arms(names):
-    """What each arm is, in the words of its own documentation.
+    """What each arm is, as HTML: the text of its own documentation.
 
     Args:
         names: dict, arm -> the function it was registered with.

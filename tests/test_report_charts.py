@@ -1,15 +1,15 @@
-"""Masks as images."""
+"""Charts: masks as images."""
 
 import numpy as np
 import pytest
 
-from keras_lottery.report.pictures import first_layer, picture
+from keras_lottery.report.charts import first_layer_masks, mask_image
 
 
 def test_a_dense_layer_gives_counts_per_pixel():
     mask = np.zeros((9, 5), bool)
     mask[4, :3] = True
-    image = picture(mask)
+    image = mask_image(mask)
     assert image.shape == (3, 3)
     assert image[1, 1] == 3 and image.sum() == 3
 
@@ -17,13 +17,13 @@ def test_a_dense_layer_gives_counts_per_pixel():
 def test_channels_of_a_pixel_are_counted_together():
     mask = np.ones((2 * 2 * 3, 5), bool)
     mask[0] = False  # one channel of the first pixel
-    assert picture(mask).tolist() == [[10, 15], [15, 15]]
+    assert mask_image(mask).tolist() == [[10, 15], [15, 15]]
 
 
 def test_a_convolution_gives_its_filters_as_tiles():
     mask = np.ones((3, 3, 2, 5), bool)
     mask[0, 0, 0, 1] = False
-    image = picture(mask)
+    image = mask_image(mask)
     assert image.shape == (2 * 4 - 1, 3 * 4 - 1)
     assert image[0, 0] == 2 and image[0, 4] == 1
     assert np.isnan(image[3]).all() and np.isnan(image[:, 3]).all()
@@ -32,5 +32,5 @@ def test_a_convolution_gives_its_filters_as_tiles():
 @pytest.mark.parametrize("shape", [(7, 5), (1, 5), (3, 2, 4)])
 def test_what_is_no_image_is_not_drawn(shape):
     mask = np.ones(shape, bool)
-    assert picture(mask) is None
-    assert first_layer({0: mask}, {0: 1.0}) is None
+    assert mask_image(mask) is None
+    assert first_layer_masks({0: mask}, {0: 1.0}) is None

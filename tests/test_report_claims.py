@@ -1,14 +1,18 @@
 """Claims: the rule of the verdict, and each claim on results made up."""
 
+import json
+
 import pytest
+from scripts import finish
 from test_experiments_results import result
 
-from keras_lottery.report import claims
-from keras_lottery.report.paper import CLAIMS
+from keras_lottery.experiments.results import to_csv
+from keras_lottery.report import check_claims, claims
+from keras_lottery.report.paper_claims import CLAIMS, Claim
 
 
 def verdict(values):
-    claim = claims.Claim("X", "", "", (), lambda trial: trial, "points", 0.5)
+    claim = Claim("X", "", "", (), lambda trial: trial, "points", 0.5)
     return claims.judge(claim, values)
 
 
@@ -94,8 +98,75 @@ def test_a_density_too_far_away_is_no_match():
     assert trial.at("ticket", 0.26) is not None
 
 
-def test_the_table_names_every_claim():
-    text = claims.table(claims.check(CLAIMS, []))
-    for number in range(1, 11):
-        assert f"C{number}" in text
-    assert "measured: not run" in text
+def test_every_claim_has_its_own_id():
+    assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
+
+
+def run_directory(directory, results, **settings):
+    known = {
+        "model": "lenet_300_100",
+        "dataset": "mnist",
+        "iterations": 50_000,
+        "dropout": 0.0,
+    }
+    directory.mkdir()
+    text = json.dumps({**known, **settings})
+    (directory / "experiment.json").write_text(text)
+    (directory / "results.csv").write_text(to_csv(results))
+    return directory
+
+
+def test_the_text_has_the_rule_every_claim_and_every_verdict(tmp_path):
+    stops = [100 - 5 * level for level in range(9)]
+    results = []
+    for trial in range(3):
+        results += ladder("ticket", [0.98] * 9, stops, trial)
+    text = check_claims([run_directory(tmp_path / "run", results)])
+    assert claims.RULE in text and claims.PAPER in text
+    lines = text.splitlines()
+    for claim in CLAIMS:
+        about = [line for line in lines if line.startswith(f"{claim.id} ")]
+        assert len(about) == 2
+        assert about[0].endswith(("reproduced", "undecided", "not run"))
+        assert about[1].endswith(claim.text)
+    (first,) = (
+        line for line in lines if line.startswith("C1 ") and "[" in line
+    )
+    assert "35.00 [35.00, 35.00] % earlier, 3 trials" in first
+    assert first.endswith("reproduced")
+    assert "not on the paper's experiment" not in text
+
+
+def test_the_text_tells_of_each_run_where_it_is_not_the_papers(tmp_path):
+    results = ladder("ticket", [0.98], [100])
+    others = [
+        run_directory(tmp_path / "digits", results, dataset="digits"),
+        run_directory(tmp_path / "own", results, model="own.net"),
+    ]
+    text = check_claims(others)
+    assert "digits: The claims are about mnist with 50,000 iterations" in text
+    assert "own: The paper claims nothing about own.net." in text
+
+
+def test_trials_of_several_runs_are_judged_together(tmp_path):
+    stops = [100 - 5 * level for level in range(9)]
+    runs = [
+        run_directory(tmp_path / str(seed), ladder("ticket", [0.98] * 9, stops))
+        for seed in range(3)
+    ]
+    assert "3 trials" in check_claims(runs)
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least one directory of a run"):
+        check_claims([])
+    with pytest.raises(ValueError, match="must be the directory of a run"):
+        check_claims([tmp_path / "missing"])
+
+
+def test_the_tool_refuses_a_wrong_directory_in_one_line(tmp_path):
+    code, out, error = finish("check_claims", str(tmp_path))
+    (line,) = error.splitlines()
+    assert code == 2 and not out
+    assert line.startswith("check_claims.py: `run_dir` must be the directory")
+    assert str(tmp_path) in line

@@ -1,4 +1,4 @@
-"""Numbers as the report writes them. Pure Python."""
+"""Numbers as text, for figures, tables and the page."""
 
 
 def percent(fraction, unit=" %"):
@@ -8,7 +8,7 @@ def percent(fraction, unit=" %"):
 
 
 def spread(values, form):
-    """Mean [minimum, maximum]; the value alone if there is but one.
+    """Mean [minimum, maximum]; the value alone if there is only one.
 
     Args:
         values: list of numbers.
@@ -41,7 +41,7 @@ def signed(number):
 
 
 def _sign(text):
-    """A minus as wide as the plus; none of them before a zero."""
+    """A minus as wide as the plus; no sign before a zero."""
     if not text.strip("+-0."):
         return text[1:]
     return text.replace("-", "\N{MINUS SIGN}")

@@ -1,82 +1,86 @@
-"""The claims of the paper: what is measured, and what it should be.
+"""The claims of the paper: what each measures, and what it is held against.
 
 Source: Frankle & Carbin, 1803.03635; the section is named with each claim.
 """
 
+import dataclasses
 import statistics
 
-from keras_lottery.report.claims import Claim
-
-# Measurements: functions of a trial, `None` where something was not run.
+from keras_lottery.report.statistics import generalisation_gap
 
 
-def _sooner(arm, density, than="ticket", at=1.0):
-    """Percent by which one early stop comes before another."""
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One claim of the paper.
+
+    Args:
+        id: str, such as `"C4"`.
+        text: str, what is claimed, in a line.
+        paper: str, the value in the paper.
+        models: tuple of the networks it is about.
+        measure: function of a `claims.Trial`, the number or `None`.
+        unit: str, `"%"`, `"points"` or `"x"`.
+        above: float, the claim holds if the number is greater.
+    """
+
+    id: str
+    text: str
+    paper: str
+    models: tuple
+    measure: object
+    unit: str
+    above: float = 0.0
+
+
+def _compare(number, first, second):
+    """A measurement of two results, each named by its arm and density.
+
+    Args:
+        number: function of two `Result`.
+        first: pair of str and float.
+        second: pair of str and float.
+
+    Returns:
+        A function of a `claims.Trial`: the number, or `None` if the trial
+        lacks one of the results.
+    """
 
     def measure(trial):
-        first, second = trial.at(arm, density), trial.at(than, at)
-        if first is None or second is None:
-            return None
-        stop, other = (r.early_stop_iteration for r in (first, second))
-        return 100 * (1 - stop / other)
+        results = trial.at(*first), trial.at(*second)
+        return None if None in results else number(*results)
 
     return measure
 
 
-def _times_sooner(arm, density, than, at=None):
-    """How many times sooner one early stop comes than another."""
-
-    def measure(trial):
-        first = trial.at(arm, density)
-        second = trial.at(than, density if at is None else at)
-        if first is None or second is None:
-            return None
-        return second.early_stop_iteration / first.early_stop_iteration
-
-    return measure
+def _percent_sooner(one, other):
+    return 100 * (1 - one.early_stop_iteration / other.early_stop_iteration)
 
 
-def _better(arm, density, than, at=None, column="early_stop_test_accuracy"):
-    """Points of accuracy between two results."""
-
-    def measure(trial):
-        first = trial.at(arm, density)
-        second = trial.at(than, density if at is None else at)
-        if first is None or second is None:
-            return None
-        return 100 * (getattr(first, column) - getattr(second, column))
-
-    return measure
+def _times_sooner(one, other):
+    return other.early_stop_iteration / one.early_stop_iteration
 
 
-def _gap_closes(density):
-    """Points by which the train-test gap of the dense network is larger."""
-
-    def measure(trial):
-        dense, small = trial.at("ticket", 1.0), trial.at("ticket", density)
-        if dense is None or small is None:
-            return None
-        gaps = [
-            100 * (r.final_train_accuracy - r.final_test_accuracy)
-            for r in (dense, small)
-        ]
-        return gaps[0] - gaps[1]
-
-    return measure
+def _points_better(one, other, column="early_stop_test_accuracy"):
+    return 100 * (getattr(one, column) - getattr(other, column))
 
 
-def _over_dense(extreme, arm, high, low):
+def _points_better_at_the_end(one, other):
+    return _points_better(one, other, "final_test_accuracy")
+
+
+def _points_of_gap_less(one, other):
+    return 100 * (generalisation_gap(other) - generalisation_gap(one))
+
+
+def _lead_over_dense(extreme, arm, high, low):
     """The least or greatest lead over dense, between two densities."""
 
     def measure(trial):
-        dense = trial.at("ticket", 1.0)
+        dense = trial.at(*_DENSE)
         levels = trial.within(arm, high, low)
         if dense is None or not levels:
             return None
-        return 100 * extreme(
-            r.early_stop_test_accuracy - dense.early_stop_test_accuracy
-            for r in levels
-        )
+        return extreme(_points_better(result, dense) for result in levels)
 
     return measure
 
@@ -85,19 +89,17 @@ def _mean_lead(arm, than, high, low):
     """Mean lead of one arm over another, between two densities."""
 
     def measure(trial):
-        leads = []
-        for result in trial.within(arm, high, low):
-            other = trial.at(than, result.density)
-            if other is not None:
-                leads.append(
-                    result.early_stop_test_accuracy
-                    - other.early_stop_test_accuracy
-                )
-        return 100 * statistics.fmean(leads) if leads else None
+        pairs = [
+            (result, trial.at(than, result.density))
+            for result in trial.within(arm, high, low)
+        ]
+        leads = [_points_better(*pair) for pair in pairs if None not in pair]
+        return statistics.fmean(leads) if leads else None
 
     return measure
 
 
+_DENSE = ("ticket", 1.0)
 _LENET = ("lenet_300_100",)
 
 CLAIMS = [
@@ -107,7 +109,7 @@ CLAIMS = [
         "(section 2)",
         "38 % earlier",
         _LENET,
-        _sooner("ticket", 0.211),
+        _compare(_percent_sooner, ("ticket", 0.211), _DENSE),
         "% earlier",
     ),
     Claim(
@@ -115,7 +117,7 @@ CLAIMS = [
         "LeNet: at 13.5 % accuracy at early stop is above dense (section 2)",
         "> +0.3 points",
         _LENET,
-        _better("ticket", 0.135, "ticket", 1.0),
+        _compare(_points_better, ("ticket", 0.135), _DENSE),
         "points",
     ),
     Claim(
@@ -124,7 +126,7 @@ CLAIMS = [
         "judged: no more than 0.2 points below",
         "about 0 points",
         _LENET,
-        _better("ticket", 0.036, "ticket", 1.0),
+        _compare(_points_better, ("ticket", 0.036), _DENSE),
         "points",
         above=-0.2,
     ),
@@ -134,7 +136,7 @@ CLAIMS = [
         "smaller at 13.5 % than dense (section 2)",
         "smaller",
         _LENET,
-        _gap_closes(0.135),
+        _compare(_points_of_gap_less, ("ticket", 0.135), _DENSE),
         "points",
     ),
     Claim(
@@ -143,7 +145,7 @@ CLAIMS = [
         "(section 2)",
         "2.51 x",
         _LENET,
-        _times_sooner("ticket", 0.211, "reinit"),
+        _compare(_times_sooner, ("ticket", 0.211), ("reinit", 0.211)),
         "x",
         above=1.0,
     ),
@@ -153,7 +155,7 @@ CLAIMS = [
         "(section 2)",
         "0.5 points",
         _LENET,
-        _better("ticket", 0.211, "reinit"),
+        _compare(_points_better, ("ticket", 0.211), ("reinit", 0.211)),
         "points",
     ),
     Claim(
@@ -162,7 +164,7 @@ CLAIMS = [
         "(section 2)",
         "declines",
         _LENET,
-        _better("reinit", 0.211, "reinit", 0.029),
+        _compare(_points_better, ("reinit", 0.211), ("reinit", 0.029)),
         "points lost",
     ),
     Claim(
@@ -171,7 +173,7 @@ CLAIMS = [
         "never 0.3 points below dense",
         "holds",
         _LENET,
-        _over_dense(min, "ticket", 0.52, 0.0287),
+        _lead_over_dense(min, "ticket", 0.52, 0.0287),
         "points",
         above=-0.3,
     ),
@@ -180,7 +182,7 @@ CLAIMS = [
         "LeNet: one-shot tickets stop early before dense, at 41 % (section 2)",
         "for 67.5 to 17.6 %",
         _LENET,
-        _sooner("one_shot", 0.41),
+        _compare(_percent_sooner, ("one_shot", 0.41), _DENSE),
         "% earlier",
     ),
     Claim(
@@ -189,7 +191,7 @@ CLAIMS = [
         "between 95 and 5.17 % (section 2)",
         "for 95 to 5.17 %",
         _LENET,
-        _over_dense(max, "one_shot", 0.95, 0.0517),
+        _lead_over_dense(max, "one_shot", 0.95, 0.0517),
         "points",
     ),
     Claim(
@@ -197,17 +199,17 @@ CLAIMS = [
         "LeNet: iterative pruning beats one-shot at 3.6 % (section 2)",
         "iterative finds smaller ones",
         _LENET,
-        _better("ticket", 0.036, "one_shot"),
+        _compare(_points_better, ("ticket", 0.036), ("one_shot", 0.036)),
         "points",
     ),
     *(
         Claim(
-            f"C7 {name}",
+            f"C7a {name}",
             f"{name}: early stop comes sooner than dense at {percent:g} % "
             "(section 3)",
             f"{paper} x",
             (name,),
-            _times_sooner("ticket", percent / 100, "ticket", 1.0),
+            _compare(_times_sooner, ("ticket", percent / 100), _DENSE),
             "x",
             above=1.0,
         )
@@ -219,11 +221,11 @@ CLAIMS = [
     ),
     *(
         Claim(
-            f"C7 {name}",
+            f"C7b {name}",
             f"{name}: at {percent:g} % accuracy is above dense (section 3)",
             f"+{paper} points",
             (name,),
-            _better("ticket", percent / 100, "ticket", 1.0),
+            _compare(_points_better, ("ticket", percent / 100), _DENSE),
             "points",
         )
         for name, percent, paper in (
@@ -237,7 +239,7 @@ CLAIMS = [
         "With dropout the ticket is above dense at 9 % (section 3)",
         "the same pattern",
         ("conv_2+dropout", "conv_4+dropout", "conv_6+dropout"),
-        _better("ticket", 0.09, "ticket", 1.0),
+        _compare(_points_better, ("ticket", 0.09), _DENSE),
         "points",
     ),
     Claim(
@@ -246,7 +248,7 @@ CLAIMS = [
         "than 0.5 points below dense (section 4)",
         "90.5 % at 27.1 %",
         ("resnet_18",),
-        _better("ticket", 0.271, "ticket", 1.0, "final_test_accuracy"),
+        _compare(_points_better_at_the_end, ("ticket", 0.271), _DENSE),
         "points",
         above=-0.5,
     ),
@@ -256,7 +258,7 @@ CLAIMS = [
         "points below dense (section 4)",
         "for >= 1.5 %",
         ("vgg_19",),
-        _better("ticket", 0.02, "ticket", 1.0, "final_test_accuracy"),
+        _compare(_points_better_at_the_end, ("ticket", 0.02), _DENSE),
         "points",
         above=-0.5,
     ),

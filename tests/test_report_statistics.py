@@ -1,4 +1,4 @@
-"""Differences between arms, and the test of them."""
+"""Means over trials, differences between arms, and the test of them."""
 
 import itertools
 import math
@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_experiments_results import result
 
-from keras_lottery.report.paired import compare, sign_flip
+from keras_lottery.report.statistics import (
+    differences,
+    layer_name,
+    series,
+    sign_flip,
+)
 
 VALUES = st.lists(
     st.integers(-50, 50).map(lambda n: n / 100), min_size=1, max_size=9
@@ -26,6 +31,27 @@ def by_enumeration(values):
         for choice in signs
     )
     return far / len(signs)
+
+
+def test_points_are_mean_minimum_and_maximum_over_trials():
+    results = [
+        result(
+            trial=trial,
+            arm=arm,
+            level=level,
+            density=0.8**level,
+            early_stop_iteration=100 * (trial + 1),
+        )
+        for trial in (0, 1)
+        for arm in ("ticket", "reinit")
+        for level in (0, 1, 2)
+    ]
+    points = series(results, "early_stop_iteration")["ticket"]
+    assert [p.level for p in points] == [0, 1, 2]
+    first = points[0]
+    assert (first.mean, first.low, first.high) == (150, 100, 200)
+    assert first.trials == 2
+    assert points[2].density == pytest.approx(0.64)
 
 
 @given(VALUES)
@@ -72,7 +98,7 @@ def test_arms_are_paired_by_trial_and_level():
     ]
     # A trial that only one arm has is left out.
     results.append(made("ticket", 3, 1, 0.5))
-    rows = compare(results, "ticket", "reinit", "early_stop_test_accuracy")
+    rows = differences(results, "ticket", "reinit", "early_stop_test_accuracy")
     assert [row.level for row in rows] == [0, 1, 2, None]
     assert [row.density for row in rows] == [1.0, 0.8, 0.8**2, None]
     for row, lead in zip(rows, (0.0, 0.002, 0.004, 0.003)):
@@ -82,7 +108,9 @@ def test_arms_are_paired_by_trial_and_level():
 
 def test_one_trial_gives_a_difference_and_no_p():
     results = [made("ticket", 0, 1, 0.9), made("reinit", 0, 1, 0.8)]
-    (row,) = compare(results, "ticket", "reinit", "early_stop_test_accuracy")
+    (row,) = differences(
+        results, "ticket", "reinit", "early_stop_test_accuracy"
+    )
     assert row.values == pytest.approx([0.1]) and row.p is None
 
 
@@ -94,9 +122,18 @@ def test_a_trial_without_all_levels_is_not_in_the_mean_over_levels():
         for level in (1, 2)
         if (arm, trial, level) != ("reinit", 1, 2)
     ]
-    rows = compare(results, "ticket", "reinit", "early_stop_test_accuracy")
+    rows = differences(results, "ticket", "reinit", "early_stop_test_accuracy")
     assert [(row.level, len(row.values)) for row in rows] == [
         (1, 2),
         (2, 1),
         (None, 1),
     ]
+
+
+def test_layers_are_named_without_model_and_kernel():
+    assert layer_name("lenet_300_100/fc1/kernel") == "fc1"
+    assert layer_name("fc1/kernel") == "fc1"
+    assert layer_name("net/block/conv/kernel") == "block/conv"
+    assert layer_name("net/separable/depthwise_kernel").endswith(
+        "depthwise_kernel"
+    )

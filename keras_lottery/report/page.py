@@ -1,0 +1,332 @@
+"""The page of a run: `report.html`, and its figures as files."""
+
+import json
+import os
+import statistics
+
+from keras_lottery.experiments.arms import ARMS
+from keras_lottery.experiments.run import Run
+from keras_lottery.report import claims, html, tables
+from keras_lottery.report.figures import against_density, figures_of_run
+from keras_lottery.report.formats import (
+    accuracy,
+    duration,
+    percent,
+    plural,
+    whole,
+)
+from keras_lottery.report.paper_claims import CLAIMS
+from keras_lottery.report.statistics import Measurements
+
+_PAPER = (
+    'Frankle &amp; Carbin, <a href="https://arxiv.org/abs/1803.03635">The '
+    "Lottery Ticket Hypothesis</a>, ICLR 2019"
+)
+_WINNING = (
+    "A ticket is winning here if its mean test accuracy at early stop is at "
+    "least the dense network's, and its mean early-stop iteration at most the "
+    "dense network's."
+)
+
+
+def write(run_dir):
+    """Writes `report.html`, `figure.png` and `figures/` of a run.
+
+    The page is one file that needs no network and no script. A run that is
+    not finished, or was written by an older version, is reported as far as it
+    goes.
+
+    Args:
+        run_dir: str or path-like, the directory of a run.
+
+    Returns:
+        A str, the path of `report.html`.
+
+    Raises:
+        ValueError: If the directory holds no run, or no result yet.
+
+    Example:
+
+    ```python
+    from keras_lottery import report
+    from keras_lottery.experiments import Experiment
+
+    Experiment(rounds=3, iterations=200).run("runs/digits")
+    report.write("runs/digits")
+    ```
+
+    Source: the figures are those of Frankle & Carbin, 1803.03635.
+    """
+    run = Run.open(run_dir)
+    measurements = Measurements(run)
+    figures = figures_of_run(measurements)
+    _write_figures(measurements, figures)
+    text = html.page(
+        f"Lottery tickets: {_subject(measurements.experiment)}",
+        _head(measurements),
+        _sections(measurements, figures),
+    )
+    run.write("report.html", text)
+    return run.path("report.html")
+
+
+def _write_figures(measurements, figures):
+    run, experiment = measurements.run, measurements.experiment
+    for figure in (one for part in figures.values() for one in part):
+        for name, content in figure.files.items():
+            run.write(os.path.join("figures", name), content)
+    against_density(
+        measurements.results,
+        run.path("figure.png"),
+        f"{_subject(experiment)}, {experiment['iterations']:,} iterations, "
+        f"{plural(measurements.trials, 'trial')}",
+    )
+
+
+def _subject(experiment):
+    return f"{experiment['model']} on {experiment['dataset']}"
+
+
+def _head(measurements):
+    sentence, rule = headline(measurements)
+    parts = [
+        html.paragraph(sentence, "result"),
+        html.chips(_size(measurements)),
+    ]
+    done, planned = len(measurements.results), measurements.planned
+    if done < planned:
+        text = (
+            f"This run is not finished: {done} of {plural(planned, 'result')} "
+            "are there."
+        )
+        parts.append(html.paragraph(text, "warning"))
+    if _budget_is_small(measurements.results):
+        text = (
+            "The budget may be too small: early stop is on average in the "
+            "last twentieth of the iterations, so validation was still "
+            "improving and early-stop iterations say little."
+        )
+        parts.append(html.paragraph(text, "warning"))
+    if rule:
+        parts.append(html.paragraph(rule, "note"))
+    return "".join(parts)
+
+
+def _size(measurements):
+    """How much was run, as a list of short str."""
+    experiment = measurements.experiment
+    densities = measurements.levels(measurements.arms[0]).values()
+    return [
+        plural(measurements.trials, "trial"),
+        plural(len(measurements.arms), "arm"),
+        f"{plural(len(densities), 'level')}, "
+        f"{percent(max(densities))} to {percent(min(densities))}",
+        f"{experiment['iterations']:,} iterations of "
+        f"{experiment['batch_size']}",
+    ]
+
+
+def _budget_is_small(results):
+    shares = [r.early_stop_iteration / r.iterations for r in results]
+    return statistics.fmean(shares) > 0.95
+
+
+def headline(measurements):
+    """The result of a run in a sentence, and the rule that it follows.
+
+    Args:
+        measurements: `statistics.Measurements`.
+
+    Returns:
+        A pair of str: the result, and the rule (empty where none was used).
+    """
+    levels = measurements.levels("ticket")
+    if 0 not in levels or len(levels) < 2:
+        return _most_accurate(measurements.results), ""
+    means = {k: _means(measurements.of("ticket", k)) for k in levels}
+    dense = means[0]
+    winning = [
+        k
+        for k, (reached, stop) in means.items()
+        if k and reached >= dense[0] and stop <= dense[1]
+    ]
+    trials = measurements.trials
+    over = "One trial" if trials == 1 else f"Mean over {trials} trials"
+    if not winning:
+        return f"{over}: {_no_winner(levels, means)}", _WINNING
+    smallest = max(winning)
+    found = f"{over}: {_winner(levels[smallest], means[smallest], dense)}"
+    if reinitialised := measurements.of("reinit", smallest):
+        reached, stop = _means(reinitialised)
+        found += (
+            f" Reinitialised, it has {accuracy(reached)} % after {whole(stop)}."
+        )
+    return found, _WINNING
+
+
+def _winner(density, ticket, dense):
+    return (
+        f"the smallest winning ticket has {percent(density)} of the weights "
+        f"and {accuracy(ticket[0])} % test accuracy at early stop, after "
+        f"{whole(ticket[1])} iterations; the dense network has "
+        f"{accuracy(dense[0])} % after {whole(dense[1])}."
+    )
+
+
+def _no_winner(levels, means):
+    dense = means[0]
+    best = max((k for k in levels if k), key=lambda k: means[k][0])
+    reached, stop = means[best]
+    return (
+        "no ticket was as accurate at early stop as the dense network "
+        f"({accuracy(dense[0])} %) in as few iterations ({whole(dense[1])}). "
+        f"The most accurate has {accuracy(reached)} % after {whole(stop)}, "
+        f"with {percent(levels[best])} of the weights."
+    )
+
+
+def _means(results):
+    """Mean test accuracy at early stop, mean early-stop iteration."""
+    return (
+        statistics.fmean(r.early_stop_test_accuracy for r in results),
+        statistics.fmean(r.early_stop_iteration for r in results),
+    )
+
+
+def _most_accurate(results):
+    best = max(results, key=lambda r: r.early_stop_test_accuracy)
+    return (
+        f"Most accurate: {best.arm} at {percent(best.density)}, "
+        f"{accuracy(best.early_stop_test_accuracy)} % test accuracy at early "
+        "stop."
+    )
+
+
+def _sections(measurements, figures):
+    grids = {
+        part: html.grid(
+            html.figure(one.inline(), one.title, one.caption) for one in found
+        )
+        if found
+        else ""
+        for part, found in figures.items()
+    }
+    left = grids["masks"] + _layers(measurements) + grids["weights"]
+    return [
+        html.Section(
+            "results", "Results", grids["results"] + _arms(measurements)
+        ),
+        html.Section("curves", "Learning curves", grids["learning_curves"]),
+        html.Section("left", "What is left", left),
+        html.Section("between", "Between arms", _between_arms(measurements)),
+        html.Section("claims", "Claims of the paper", _claims(measurements)),
+        html.Section("all", "All results", tables.all_results(measurements)),
+        html.Section("how", "How it was run", _how(measurements)),
+    ]
+
+
+def _arms(measurements):
+    known = {
+        name: ARMS[name].start for name in measurements.arms if name in ARMS
+    }
+    if not known:
+        return ""
+    return html.details("What the arms are", tables.arms(known))
+
+
+def _layers(measurements):
+    tickets = measurements.tickets
+    if not tickets.layers:
+        return ""
+    return tables.layer_densities(tickets, measurements.levels("ticket"))
+
+
+def _between_arms(measurements):
+    body, trials = tables.between_arms(measurements), measurements.trials
+    if not body:
+        return ""
+    note = (
+        "Differences in test accuracy at early stop and in early-stop iteration"
+    )
+    if trials == 1:
+        note += ". One trial is no test of them."
+    else:
+        note += (
+            ", paired by trial: mean [minimum, maximum]. p: exact two-sided "
+            f"sign-flip test over {trials} trials, which cannot give less "
+            f"than {2 / 2**trials:.3g}. It is not corrected for the number of "
+            "rows; the row of means is one test where the levels are many."
+        )
+    return html.paragraph(note, "note") + body
+
+
+def _claims(measurements):
+    experiment = measurements.experiment
+    name, note = claims.network(experiment), claims.note(experiment)
+    about = [claim for claim in CLAIMS if name in claim.models]
+    if not about:
+        return html.paragraph(note)
+    body = html.paragraph(html.Markup(f"{_PAPER}. {claims.RULE}"), "note")
+    if note:
+        body += html.paragraph(note, "warning")
+    found = claims.check(about, [(experiment, measurements.results)])
+    return body + tables.verdicts(found)
+
+
+def _how(measurements):
+    environments = measurements.run.environments
+    results = measurements.results
+    body = "".join(map(_environment, environments))
+    if not body:
+        body = html.paragraph(
+            "Command, versions and hardware were not recorded.", "note"
+        )
+    # Several arms share a training, as that of level 0: it counts once.
+    seconds = {
+        (r.trial, r.level, r.seconds, r.density): r.seconds for r in results
+    }
+    body += html.paragraph(
+        f"The trainings shown took {duration(sum(seconds.values()))} in all, "
+        "one after the other."
+    )
+    settings = html.definitions(
+        (name, _setting(value))
+        for name, value in measurements.experiment.items()
+    )
+    return (
+        body
+        + html.details("All settings", settings)
+        + html.paragraph(
+            "The figures are also in the directory figures as PNG and SVG, "
+            "the numbers in results.csv, masks and weights in tickets.",
+            "note",
+        )
+    )
+
+
+def _environment(entry):
+    versions = ", ".join(f"{k} {v}" for k, v in entry["versions"].items())
+    devices = entry["gpus"] or ["none"]
+    return html.command(entry["command"]) + html.definitions(
+        [
+            ("Started", entry["started"]),
+            ("Versions", versions),
+            ("System", entry["platform"]),
+            ("Processor", f"{entry['cpu']}, {plural(entry['cores'], 'core')}"),
+            ("Memory", f"{entry['memory_gib']:.1f} GiB"),
+            ("GPU", ", ".join(devices)),
+            (
+                "Threads",
+                f"{entry['threads']} per operation, "
+                f"{plural(entry['workers'], 'worker')}",
+            ),
+        ]
+    )
+
+
+def _setting(value):
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "\N{EN DASH}"
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return "default" if value is None else value
