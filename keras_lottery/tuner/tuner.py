@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -260,36 +261,45 @@ class LotteryTuner(keras_tuner.Tuner):
         serial = self.workers == 1
         executor = Serial() if serial else Processes(self.workers)
         progress = Progress() if verbose and serial else Silence()
+        submit = functools.partial(
+            self._submit, dataset=dataset, executor=executor, progress=progress
+        )
         self.oracle.verbose = verbose
-        # The oracle knows what it waits for by these names.
+        # By these names the oracle tells its workers apart.
         free = [self.tuner_id, *map(str, range(1, self.workers))]
         running = {}
         try:
             while True:
-                status = "RUNNING"
-                while free and status == "RUNNING":
-                    trial = self.oracle.create_trial(free[-1])
-                    status = trial.status
-                    if status == "RUNNING":
-                        future = self._submit(
-                            trial, dataset, executor, progress
-                        )
-                        running[future] = trial, free.pop()
-                if not running and status == "STOPPED":
+                answer = self._start_trials(free, running, submit)
+                if running:
+                    self._wait(free, running)
+                elif answer == "STOPPED":
                     return
-                if not running:
+                else:
                     # Trials of other machines have to end first.
                     time.sleep(1)
-                    continue
-                done, _ = concurrent.futures.wait(
-                    running, return_when=concurrent.futures.FIRST_COMPLETED
-                )
-                for future in done:
-                    trial, name = running.pop(future)
-                    self._end(trial, future)
-                    free.append(name)
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
+
+    def _start_trials(self, free, running, submit):
+        """Starts a trial for each free worker; returns the last status."""
+        status = "RUNNING"
+        while free and status == "RUNNING":
+            trial = self.oracle.create_trial(free[-1])
+            status = trial.status
+            if status == "RUNNING":
+                running[submit(trial)] = trial, free.pop()
+        return status
+
+    def _wait(self, free, running):
+        """Waits for a trial to end."""
+        done, _ = concurrent.futures.wait(
+            running, return_when=concurrent.futures.FIRST_COMPLETED
+        )
+        for future in done:
+            trial, worker = running.pop(future)
+            self._end(trial, future)
+            free.append(worker)
 
     def _submit(self, trial, dataset, executor, progress):
         """The future of a trial's `Results`."""
@@ -406,8 +416,26 @@ class LotteryTuner(keras_tuner.Tuner):
             raise OSError(f"{path} cannot be read.")
         return ticket
 
-    def ticket_path(self, trial):
-        """The path of the file that `load_ticket` reads."""
+    def ticket_path(self, trial=None):
+        """The path of the file that `load_ticket` reads.
+
+        Args:
+            trial: optional `keras_tuner.engine.trial.Trial`. Defaults to the
+                best.
+
+        Returns:
+            A str.
+
+        Raises:
+            RuntimeError: If no trial has completed.
+        """
+        best = [trial] if trial else self._best_trials(1)
+        if not best:
+            raise RuntimeError(
+                f"No trial of {self.project_dir} has completed: its table "
+                "tells their state."
+            )
+        (trial,) = best
         run = Run(self.get_trial_dir(trial.trial_id))
         return run.ticket_path(0, "ticket", trial.best_step)
 
