@@ -127,14 +127,14 @@ def finished(tmp_path_factory, levels):
     levels.trained.clear()
     levels.found.clear()
     directory = tmp_path_factory.mktemp("finished")
-    made = search(tuner(directory, compiled, **SEARCH))
+    made = search(tuner(directory, **SEARCH))
     made.counts = len(levels.trained), len(levels.found)
     return made
 
 
 def again(directory, **changes):
     """The tuner of `finished` once more."""
-    return tuner(directory, compiled, **{**SEARCH, **changes})
+    return tuner(directory, **{**SEARCH, **changes})
 
 
 @pytest.fixture
@@ -349,8 +349,8 @@ def test_a_trial_that_fails_says_why_and_a_grid_goes_on(tmp_path, caplog):
         return {"criterion": wrong}
 
     for trials in (2, 9):
-        made = tuner(tmp_path, knobs=tune, oracle="grid", max_trials=trials)
-        search(made)
+        arguments = {"knobs": tune, "oracle": "grid", "max_trials": trials}
+        made = search(tuner(tmp_path, compiled, **arguments))
     trials = made.oracle.trials.values()
     states = [trial.status for trial in trials]
     assert sorted(states) == ["COMPLETED"] * 2 + ["FAILED"] * 2
