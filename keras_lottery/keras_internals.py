@@ -6,6 +6,7 @@ is no public way.
 """
 
 import contextlib
+import functools
 
 import keras
 
@@ -204,6 +205,26 @@ def retry_trial(oracle, trial):
     if trial.trial_id not in oracle._retry_queue:
         oracle._record_values(trial)
         oracle._retry_queue.append(trial.trial_id)
+
+
+def restore_grid(oracle):
+    """Gives a reloaded grid search the order of its trials back.
+
+    It is not among what the oracle saves: without it a search that goes on
+    ends at once, or fails.
+
+    Args:
+        oracle: `keras_tuner.oracles.GridSearchOracle`, just reloaded.
+    """
+
+    def compare(*both):
+        values = [oracle.trials[one].hyperparameters.values for one in both]
+        return oracle._compare(*values)
+
+    oracle._ordered_ids = type(oracle._ordered_ids)()
+    for trial_id in sorted(oracle.trials, key=functools.cmp_to_key(compare)):
+        oracle._ordered_ids.insert(trial_id)
+    oracle._populate_next = list(oracle.start_order)
 
 
 def local_oracle(oracle):

@@ -8,15 +8,9 @@ Each trial of KerasTuner is a whole search, levels 0 to --rounds, compared by
 validation data. Without a flag: LeNet-300-100 on the embedded digits, about
 two minutes on two cores. Ends with a table and the best ticket; the same
 command on the same directory goes on where it was stopped.
-
-On several machines: run it in each, --workers=1, the directory in common,
-with KerasTuner's KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and
-KERASTUNER_ORACLE_PORT set.
 """
 
-import contextlib
 import os
-import sys
 
 import common
 from absl import flags
@@ -44,7 +38,11 @@ flags.DEFINE_list(
     "What is tuned: rate, output_rate, scope, rewind_to, learning_rate, "
     "warmup, criterion, rates.KEY (of a layer, a class or an expression).",
 )
-flags.DEFINE_integer("max_trials", 8, "Searches at most; 0 for no limit.")
+flags.DEFINE_integer(
+    "max_trials",
+    None,
+    "Searches at most. Default: 10 with random and bayesian, else no limit.",
+)
 flags.DEFINE_integer("rounds", 8, "Of each search, or of the longest.")
 flags.DEFINE_integer("iterations", 1000, "Budget of each training.")
 flags.DEFINE_integer("seed", 0, "Of the oracle and of every search.")
@@ -53,52 +51,30 @@ flags.DEFINE_string(
     "run_dir", None, "Where everything goes. Default: runs/tune_DATASET_MODEL."
 )
 
+# Those that `LotteryTuner` takes by the same name.
+ARGUMENTS = (
+    *("dataset", "data_dir", "batch_size", "optimizer", "backend"),
+    *("oracle", "objective", "margin", "density", "knobs", "max_trials"),
+    *("rounds", "iterations", "seed", "workers"),
+)
+
 
 def main():
-    if FLAGS.workers < 1:
-        raise ValueError(
-            f"--workers must be at least 1. Received: {FLAGS.workers}"
-        )
-    if FLAGS.workers == 1:
-        tuner = search()
-    else:
-        from keras_lottery.tuner.local import local_workers
-
-        with local_workers(FLAGS.workers, work, sys.argv):
-            tuner = search()
-    print(tuner.table())
-    best, *_ = tuner.oracle.get_best_trials()
-    print(f"\nThe best ticket is {tuner.ticket_path(best)}")
-    print(f"Everything else is in {tuner.project_dir}")
-
-
-def search():
-    """Makes the tuner of the flags and searches; returns it."""
     # Late, so that --help and a wrong flag answer at once.
     from keras_lottery.tuner import LotteryTuner
 
     run_dir = FLAGS.run_dir or f"runs/tune_{FLAGS.dataset}_{FLAGS.model}"
     directory, project_name = os.path.split(run_dir.rstrip("/"))
-    names = ("oracle", "objective", "margin", "density", "knobs", "rounds")
-    names += ("iterations", "seed", "dataset", "data_dir", "batch_size")
-    names += ("optimizer", "backend")
-    # KerasTuner tells on standard output what it does.
-    with contextlib.redirect_stdout(sys.stderr):
-        tuner = LotteryTuner(
-            FLAGS.model,
-            max_trials=FLAGS.max_trials or None,
-            directory=directory,
-            project_name=project_name,
-            **{name: getattr(FLAGS, name) for name in names},
-        )
-        tuner.search()
-    return tuner
-
-
-def work(argv):
-    """What a process of --workers does."""
-    FLAGS(argv)
-    search()
+    tuner = LotteryTuner(
+        FLAGS.model,
+        directory=directory,
+        project_name=project_name,
+        **{name: FLAGS[name].value for name in ARGUMENTS},
+    )
+    tuner.search()
+    print(tuner.table())
+    print(f"\nThe best ticket is {tuner.ticket_path()}")
+    print(f"Everything else is in {tuner.project_dir}")
 
 
 if __name__ == "__main__":

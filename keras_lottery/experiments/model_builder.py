@@ -110,7 +110,10 @@ def fingerprint(model):
         made = keras.saving.serialize_keras_object(model)
     except (NotImplementedError, TypeError, ValueError):
         made = {}
+    # Of a wrapped model: how it is pruned does not say how it is trained.
+    made.get("config", {}).pop("lottery", None)
     with contextlib.suppress(OSError, TypeError):
-        made["source"] = inspect.getsource(type(model))
+        own = getattr(type(model), "unwrapped_class", type(model))
+        made["source"] = inspect.getsource(own)
     text = json.dumps(made, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -17,6 +17,7 @@ from keras_lottery.checks import (
 )
 from keras_lottery.experiments import arms as arms_lib
 from keras_lottery.experiments import model_builder
+from keras_lottery.keras_internals import names_from_the_first
 from keras_lottery.learning_rates import WarmupAndDrops
 from keras_lottery.training import BACKENDS
 from keras_lottery.wrapping import wrap
@@ -261,9 +262,11 @@ class Protocol:
 
     def wrapped_model(self, data, seed=0):
         """The network wrapped and compiled, ready to be searched."""
-        model = self.build_model(data, seed)
-        model = wrap(model, seed=self.seed, **self.pruning())
-        self.compile(model)
+        # The key of a training of one's own model has its optimizer's name.
+        with names_from_the_first():
+            model = self.build_model(data, seed)
+            model = wrap(model, seed=self.seed, **self.pruning())
+            self.compile(model)
         return model
 
     def trained_model(self, data, ticket):

@@ -1,21 +1,19 @@
-"""Examples: what `search` is given, as a data set of an experiment."""
+"""Examples: what `search` is given, as the data set of an experiment."""
 
 import functools
 import json
 import math
-import os
 
 import keras
 import numpy as np
 
 from keras_lottery.datasets import Arrays, Dataset, examples
-from keras_lottery.tuner import oracles
 
 _FILE = "examples.json"
 
 
-class Given(Arrays):
-    """`Arrays` of which the validation examples are given, not drawn.
+class SplitArrays(Arrays):
+    """`Arrays` whose validation examples are given instead of drawn.
 
     Args:
         train: pair (x, y) of arrays or nested structures of arrays.
@@ -41,42 +39,43 @@ class Given(Arrays):
         return f"given_{super().fingerprint}"
 
 
-def choose(named, given_ones, seed):
+def search_dataset(dataset, arrays, seed):
     """The data set of a search.
 
     Args:
-        named: optional, the argument `dataset` of the tuner.
-        given_ones: tuple, what `search` was given, for `given`.
+        dataset: optional, the argument of the tuner.
+        arrays: tuple, what `search` was given: the arguments of
+            `fit_arrays` up to `seed`.
         seed: int.
 
     Returns:
         A str or `Arrays`.
 
     Raises:
-        ValueError: If it is both or neither.
+        ValueError: If both are given, or neither.
     """
-    if named is None:
-        return given(*given_ones, seed=seed)
-    if any(value is not None for value in given_ones):
+    if dataset is None:
+        return fit_arrays(*arrays, seed=seed)
+    if any(value is not None for value in arrays):
         raise ValueError(
             "`search` must be given no examples by a tuner that was made "
-            f"with a data set. Received: dataset={named!r}"
+            f"with a data set. Received: dataset={dataset!r}"
         )
-    return named
+    return dataset
 
 
-def given(
+def fit_arrays(
     x, y, validation_data=None, validation_split=None, test_data=None, seed=0
 ):
-    """The data set of what Keras' `fit` would be given.
+    """The data set of what Keras' `fit` takes.
 
     Args:
         x, y: arrays, or nested structures of arrays.
         validation_data: optional pair (x, y).
-        validation_split: optional float: the last part of `x` and `y` is it,
-            as in Keras. Without either, a tenth is drawn by `seed`.
-        test_data: optional pair (x, y). Without it the columns of results
-            that are of the test set tell the validation set again.
+        validation_split: optional float: the last part of `x` and `y` is the
+            validation set, as in Keras. Without either, a tenth is drawn by
+            `seed`.
+        test_data: optional pair (x, y). Defaults to the validation set.
         seed: int.
 
     Returns:
@@ -106,7 +105,7 @@ def given(
         train, validation = data.train, data.validation
     validation = examples("validation_data", validation)
     test = validation if test_data is None else examples("test_data", test_data)
-    return Given(train, validation, test)
+    return SplitArrays(train, validation, test)
 
 
 def _check_split(validation_split):
@@ -129,43 +128,45 @@ def _count(pair):
     return len(keras.tree.flatten(pair)[0])
 
 
-# What is kept of them, to build the models without them.
+# What a project keeps of them: models can be built again without the examples.
 
 
-def claim(directory, dataset, data):
-    """Makes a directory that of a data set, and notes the shape of examples.
+def claim(project, dataset, data):
+    """Makes a project that of a data set, and notes the shape of examples.
 
     Args:
-        directory: str.
+        project: `Run`.
         dataset: str or `Arrays`.
         data: its `Dataset`.
 
     Raises:
-        ValueError: If it is another's.
+        ValueError: If it is that of another data set.
     """
-    path = os.path.join(directory, _FILE)
-    known = _read(path)
+    known = _read(project)
     if known and known["dataset"] != str(dataset):
         raise ValueError(
-            f"{directory} holds a search on {known['dataset']}. Give the same "
-            "data, another `project_name` or `overwrite=True`. Received: "
-            f"{dataset}"
+            f"{project.directory} holds a search on {known['dataset']}. Give "
+            "the same data, another `project_name` or `overwrite=True`. "
+            f"Received: {dataset}"
         )
-    config = {
+    noted = {
         "dataset": str(dataset),
         "classes": data.classes,
         "x": keras.tree.map_structure(_describe, data.train[0]),
     }
-    oracles.write(path, config)
+    project.write(_FILE, json.dumps(noted))
 
 
-def stand_in(directory):
-    """A `Dataset` of one example of zeros, of the shape `claim` noted.
+def placeholder(project):
+    """A `Dataset` of one example of zeros, of the shape that `claim` noted.
+
+    Args:
+        project: `Run`.
 
     Returns:
-        `None` if there was none.
+        A `Dataset`; `None` if no data set has claimed the project.
     """
-    known = _read(os.path.join(directory, _FILE))
+    known = _read(project)
     if known is None:
         return None
     example = keras.tree.map_structure(_zeros, known["x"])
@@ -173,16 +174,16 @@ def stand_in(directory):
     return Dataset(known["dataset"], pair, pair, pair, known["classes"])
 
 
-def _read(path):
+def _read(project):
     try:
-        with open(path) as file:
+        with open(project.path(_FILE)) as file:
             return json.load(file)
     except FileNotFoundError:
         return None
 
 
 def _describe(leaf):
-    # A string, for no structure to be taken for a leaf or a leaf for one.
+    # A string: a list would be taken for a nested structure.
     return " ".join(map(str, (leaf.dtype, *leaf.shape[1:])))
 
 

@@ -9,7 +9,7 @@ from keras_lottery.schedules import ToDensity
 PREFIX = "lottery/"
 _RATES = "rates."
 
-# The best of 1905.01067; its controls would only be tried to be dropped.
+# The criteria that did best in 1905.01067, without its controls.
 _CRITERIA = ["magnitude", "magnitude_increase", "movement"]
 
 
@@ -35,11 +35,11 @@ class Knobs:
         self._function = knobs if callable(knobs) else None
         self._reference = reference
         ranges = {} if self._function else _ranges(knobs, reference, lowest)
-        # What depends on the scope comes after it.
+        # Knobs that depend on the scope are declared after it.
         self.ranges = dict(sorted(ranges.items(), key=_scope_first))
 
-    def names(self):
-        """What is tuned, for comparison; a function by its name."""
+    def description(self):
+        """Dict from name to range, as JSON holds it; a function's name."""
         if self._function:
             return getattr(self._function, "__qualname__", "function")
         return {name: list(spec) for name, spec in self.ranges.items()}
@@ -73,22 +73,26 @@ class Knobs:
 
     def _as_arguments(self, found):
         """Arguments of `Experiment` from values by name."""
-        rates = dict(self._reference.rates or ())
+        reference = self._reference
+        rates = dict(reference.rates)
         for name in [n for n in found if n.startswith(_RATES)]:
             rates[name.removeprefix(_RATES)] = found.pop(name)
-        if rates:
+        if found.get("scope", reference.scope) == "global":
+            # One threshold for all layers, but for those that are left alone.
+            rates = {key: rate for key, rate in rates.items() if not rate}
+            if reference.output_rate:
+                rate = found.get("rate", reference.rate)
+                found.setdefault("output_rate", rate)
+        if tuple(rates.items()) != reference.rates:
             found["rates"] = tuple(rates.items())
-        if found.get("scope") == "global":
-            # The recipe's other rates are those of layerwise pruning.
-            found.setdefault("rate", self._reference.recipe.rate)
         return found
 
 
 def lowest_rate(objective, density, rounds):
-    """Where the default range of `rate` begins.
+    """The least `rate` of the default range.
 
     Args:
-        objective: str; `"accuracy"` wants a search to get to `density`.
+        objective: str; with `"accuracy"` a search has to reach `density`.
         density: float in (0, 1).
         rounds: int.
 
@@ -97,7 +101,7 @@ def lowest_rate(objective, density, rounds):
     """
     if objective != "accuracy" or rounds < 2:
         return 0.1
-    # A round to spare, for layers that are pruned at half the rate.
+    # One round less, for layers that are pruned at half the rate.
     rate = ToDensity(density, rounds - 1)(0)
     return min(max(0.1, rate), 0.45)
 
@@ -171,15 +175,10 @@ def _declare(hp, name, spec, default):
 
 
 def _default(name, reference):
-    """The value that a search without the knob would have, if known."""
-    if name.startswith(_RATES) or name in ("rate", "output_rate"):
-        recipe = reference.recipe
-        known = getattr(reference, name, None)
-        if known is None:
-            known = recipe.output_rate if name == "output_rate" else recipe.rate
-        if known is None:
-            known = (reference.rate or recipe.rate) / 2
-        return known
+    """The value that a search without the knob has."""
+    if name.startswith(_RATES):
+        key = name.removeprefix(_RATES)
+        return dict(reference.rates).get(key, reference.rate)
     return getattr(reference, name)
 
 

@@ -1,14 +1,17 @@
-"""Objectives: one number for a whole search, from validation alone.
+"""Objectives: one number for a whole search, from validation data alone.
 
-Pure Python. Each objective picks a level, the one whose ticket it would have,
-and says what that ticket is worth.
+Each objective picks a level, whose ticket is the result of the search, and
+gives that ticket a value. The oracles of KerasTuner compare searches by it.
 """
 
 import dataclasses
 import math
 
-# Accuracies come as float32: less than one example of a million is noise.
-_NOISE = 1e-6
+import keras_tuner
+from keras_tuner import oracles
+
+# Accuracies are float32: less than one example in a million is rounding.
+_ROUNDING = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Objective:
     Args:
         metric: str, its name among a trial's metrics.
         direction: `"min"` or `"max"`.
-        worst: float, what stands at the levels that were not picked.
+        worst: float, the value of the levels that were not picked.
         measure: function `(densities, accuracies, margin, density) ->
             (level, value)`.
     """
@@ -29,10 +32,10 @@ class Objective:
     measure: object
 
     def by_level(self, densities, accuracies, margin, density):
-        """The value at the level picked, the worst value at all others.
+        """The value at the level picked, and the worst value at all others.
 
-        A tracker of metrics that keeps the best value and its step then keeps
-        the objective and the level.
+        KerasTuner keeps the best value of a metric and its step, which then
+        are the objective and the level.
 
         Args:
             densities: list of floats, by level, from 1 downwards.
@@ -70,7 +73,7 @@ def smallest_density(densities, accuracies, margin, density=None):
     # (1, 0.8)
     ```
     """
-    enough = accuracies[0] - margin - _NOISE
+    enough = accuracies[0] - margin - _ROUNDING
     level = min(
         (k for k, accuracy in enumerate(accuracies) if accuracy >= enough),
         key=lambda k: (densities[k], k),
@@ -102,8 +105,8 @@ def area(densities, accuracies, margin, density):
     """Area under validation accuracy over the logarithm of density.
 
     From the dense network down to `density`, by trapezoids, divided by its
-    width: a mean accuracy, in which each halving of the density weighs the
-    same. What a search does not reach counts as 0.
+    width: a mean accuracy, in which each halving of the density has the same
+    weight. What a search does not reach counts as 0.
 
     Args:
         densities: list of floats, by level.
@@ -122,13 +125,13 @@ def area(densities, accuracies, margin, density):
     ```
     """
     end = math.log(density)
-    places = [math.log(reached) for reached in densities]
+    logs = [math.log(reached) for reached in densities]
     total = 0.0
-    for k in range(1, len(places)):
-        left, right = places[k - 1], max(places[k], end)
+    for k in range(1, len(logs)):
+        left, right = logs[k - 1], max(logs[k], end)
         if left <= right:
             continue
-        share = (left - right) / (left - places[k])
+        share = (left - right) / (left - logs[k])
         last = accuracies[k - 1] + share * (accuracies[k] - accuracies[k - 1])
         total += (left - right) * (accuracies[k - 1] + last) / 2
     level, _ = smallest_density(densities, accuracies, margin)
@@ -140,3 +143,131 @@ OBJECTIVES = {
     "accuracy": Objective("ticket_accuracy", "max", 0.0, accuracy_at),
     "area": Objective("area", "max", 0.0, area),
 }
+
+# The names that Keras gives such metrics: by them KerasTuner knows which
+# direction is better.
+_METRICS = {
+    "density": "density",
+    "val_accuracy": "early_stop_val_accuracy",
+    "val_loss": "early_stop_val_loss",
+    "early_stop_iteration": "early_stop_iteration",
+    "final_val_accuracy": "final_val_accuracy",
+    "final_train_accuracy": "final_train_accuracy",
+    "seconds": "seconds",
+}
+
+
+def level_metrics(results, objective, margin, density):
+    """The metrics of a search as an oracle takes them, by level.
+
+    Args:
+        results: list of `Result`, by level.
+        objective: one of `OBJECTIVES`.
+        margin: float.
+        density: float.
+
+    Returns:
+        A list of dicts from name to float. Values that are not finite are
+        left out, since JSON has none.
+    """
+    levels = [
+        {name: float(getattr(r, column)) for name, column in _METRICS.items()}
+        for r in results
+    ]
+    for metrics in levels:
+        # A search that diverged is the worst, and can still be compared.
+        if math.isnan(metrics["val_accuracy"]):
+            metrics["val_accuracy"] = 0.0
+    chosen = OBJECTIVES[objective]
+    values = chosen.by_level(
+        [metrics["density"] for metrics in levels],
+        [metrics["val_accuracy"] for metrics in levels],
+        margin,
+        density,
+    )
+    return [
+        {
+            name: number
+            for name, number in {chosen.metric: value, **metrics}.items()
+            if math.isfinite(number)
+        }
+        for value, metrics in zip(values, levels)
+    ]
+
+
+ORACLES = {
+    "random": oracles.RandomSearchOracle,
+    "bayesian": oracles.BayesianOptimizationOracle,
+    "hyperband": oracles.HyperbandOracle,
+    "grid": oracles.GridSearchOracle,
+}
+
+
+def make_oracle(oracle, objective, max_trials=None, rounds=8, seed=0):
+    """An oracle that compares searches by an objective.
+
+    Args:
+        oracle: one of `ORACLES`, or a `keras_tuner.Oracle`.
+        objective: one of `OBJECTIVES`.
+        max_trials: optional int. Defaults to 10 with `"random"` and
+            `"bayesian"`, and to no limit with the others.
+        rounds: int, the most that `"hyperband"` gives a search.
+        seed: int.
+
+    Returns:
+        A `keras_tuner.Oracle`.
+
+    Raises:
+        ValueError: If there is no such oracle or objective, or they do not go
+            together.
+        RuntimeError: If what `"bayesian"` needs is not installed.
+    """
+    if objective not in OBJECTIVES:
+        raise ValueError(
+            f"`objective` must be one of {list(OBJECTIVES)}. "
+            f"Received: objective={objective!r}"
+        )
+    chosen = OBJECTIVES[objective]
+    wanted = keras_tuner.Objective(chosen.metric, chosen.direction)
+    if not isinstance(oracle, keras_tuner.Oracle):
+        oracle = _named_oracle(oracle, wanted, max_trials, rounds, seed)
+    if isinstance(oracle, oracles.HyperbandOracle) and objective == "accuracy":
+        raise ValueError(
+            '`oracle` must not be "hyperband" with objective="accuracy": it '
+            "drops searches after few rounds, before they get to `density`. "
+            'Take objective="density" or "area".'
+        )
+    if oracle.objective.name == "default_objective":
+        oracle.objective = wanted
+    if oracle.objective != wanted:
+        raise ValueError(
+            f"`oracle` must have the objective {wanted} or none. "
+            f"Received: {oracle.objective}"
+        )
+    return oracle
+
+
+def _named_oracle(name, wanted, max_trials, rounds, seed):
+    if name not in ORACLES:
+        raise ValueError(
+            f"`oracle` must be one of {list(ORACLES)} or a "
+            f"`keras_tuner.Oracle`. Received: oracle={name!r}"
+        )
+    # KerasTuner takes a seed of 0 for none.
+    arguments = {"objective": wanted, "seed": seed + 1}
+    if name == "hyperband":
+        oracle = ORACLES[name](max_epochs=max(1, rounds), **arguments)
+        oracle.max_trials = max_trials
+        return oracle
+    if max_trials is None and name != "grid":
+        max_trials = 10
+    if name == "bayesian":
+        # KerasTuner's three for each dimension would often be all there are.
+        arguments["num_initial_points"] = max(2, max_trials // 3)
+    try:
+        return ORACLES[name](max_trials=max_trials, **arguments)
+    except ImportError as error:
+        raise RuntimeError(
+            f"The oracle {name!r} needs scikit-learn and scipy: pip install "
+            f'"keras-tuner[bayesian]" ({str(error).splitlines()[0]})'
+        ) from None

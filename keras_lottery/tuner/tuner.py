@@ -1,24 +1,38 @@
 """LotteryTuner: a KerasTuner tuner of whole lottery searches."""
 
+import concurrent.futures
+import contextlib
+import functools
+import json
 import os
+import sys
 import time
+import traceback
 
+import keras
 import keras_tuner
 from absl import logging
 
-from keras_lottery.experiments import Experiment, Progress
+from keras_lottery import keras_internals
+from keras_lottery.checks import check_integer, check_positive, check_rate
+from keras_lottery.experiments import FIELDS, Experiment, Progress
+from keras_lottery.experiments.executors import Serial
 from keras_lottery.experiments.progress import Silence
-from keras_lottery.experiments.store import Store
-from keras_lottery.tuner import (
-    distribution,
-    examples,
-    oracles,
-    searches,
-    settings,
+from keras_lottery.experiments.run import Run
+from keras_lottery.processes import Processes
+from keras_lottery.tuner import examples
+from keras_lottery.tuner.hypermodel import (
+    LotteryHyperModel,
+    build_function,
+    check_hypermodel,
+    hypermodel_name,
 )
-from keras_lottery.tuner.hypermodels import LotteryHyperModel, check
-from keras_lottery.tuner.knobs import Knobs, lowest_rate
-from keras_lottery.tuner.table import table
+from keras_lottery.tuner.knobs import PREFIX, Knobs, lowest_rate
+from keras_lottery.tuner.objectives import level_metrics, make_oracle
+
+# Arguments of `Experiment` that are the tuner's own, or always the same.
+_FIXED = ("model", "rounds", "iterations", "seed", "trials", "arms")
+_SETTINGS = "tuner.json"
 
 
 class LotteryTuner(keras_tuner.Tuner):
@@ -28,7 +42,7 @@ class LotteryTuner(keras_tuner.Tuner):
     of the arm `ticket` of an `Experiment`, in the trial's own directory. All
     trials start from the same seed and share what they train: those that
     differ only in how they prune train the dense network once (for each
-    `rewind_to`, which is a part of what they keep of it). A search that was
+    `rewind_to`, since the rewind point is kept with it). A search that was
     killed goes on inside its trial, from the last level.
 
     Searches are compared by validation data alone, at the early-stop
@@ -41,20 +55,21 @@ class LotteryTuner(keras_tuner.Tuner):
     - `"area"`: the area under accuracy over log density, from 1 to
       `density`, divided by its width. What is not reached counts as 0.
 
-    Every level's metrics are in the trial, its step being the level:
+    The trial has the metrics of each level, with the level as their step:
     `density`, `val_loss` and `val_accuracy` at the early-stop iteration,
     `early_stop_iteration`, `final_val_accuracy`, `final_train_accuracy` and
-    `seconds`. The objective stands at the level picked, which is the trial's
-    `best_step`; its worst value stands at the others. What the test set says
-    is in the `results.csv` of the trial, out of the oracle's sight.
+    `seconds`. The objective is a metric of the level picked, which is the
+    trial's `best_step`; the other levels have its worst value. Test accuracy
+    is in the `results.csv` of the trial, and the oracle does not see it.
 
     The oracle `"hyperband"` gives searches more and more rounds, up to
-    `rounds`; the levels that a search had before are found.
+    `rounds`; the levels that a search already has are found.
 
-    KerasTuner's distribution works as documented there, by the environment
-    variables `KERASTUNER_TUNER_ID`, `KERASTUNER_ORACLE_IP` and
-    `KERASTUNER_ORACLE_PORT` and a directory that all processes see. A worker
-    that dies costs its trial at most: another goes on with it.
+    KerasTuner's own distribution over machines (`KERASTUNER_TUNER_ID`,
+    `KERASTUNER_ORACLE_IP`, `KERASTUNER_ORACLE_PORT` and a directory that all
+    of them see) works as far as KerasTuner carries it: its chief waits for
+    ever for a worker that died, and has to be started again to hand its
+    trial to another. On one machine, `workers` has no such limit.
 
     Args:
         hypermodel: function of `keras_tuner.HyperParameters` that returns a
@@ -78,16 +93,18 @@ class LotteryTuner(keras_tuner.Tuner):
         margin: float, an accuracy: see the objectives.
         density: float in (0, 1): see the objectives.
         seed: int, of the oracle and of every search.
+        workers: int, searches at a time, each in a process with its share of
+            the cores. Defaults to 1, this process.
         directory: optional str, where projects are. Defaults to `"."`.
         project_name: optional str.
-        overwrite: bool. Defaults to `False`: goes on with the project there
-            is. Of a distributed search only the chief's counts.
+        overwrite: bool. Defaults to `False`: goes on with the project in the
+            directory. KerasTuner's workers leave it to the chief.
         **arguments: others of `Experiment`, such as `dataset`, `batch_size`
             or `optimizer`.
 
     Raises:
         ValueError: If an argument is wrong, or the project is of a search
-            with others.
+            with other settings.
 
     Example:
 
@@ -128,41 +145,50 @@ class LotteryTuner(keras_tuner.Tuner):
         margin=0.005,
         density=0.2,
         seed=0,
+        workers=1,
         directory=None,
         project_name=None,
         overwrite=False,
         **arguments,
     ):
-        settings.check(arguments, margin, density)
-        check(hypermodel)
-        self.margin, self.density, self.rounds = margin, density, rounds
+        _check(arguments, margin, density)
+        self.objective, self.margin, self.density = objective, margin, density
+        self.rounds = rounds
+        self.workers = check_integer("workers", workers, minimum=1)
+        self._role = _distributed_role()
+        if self._role and workers > 1:
+            raise ValueError(
+                "`workers` must be 1 with KerasTuner's chief and workers. "
+                f"Received: workers={workers}"
+            )
         self._arguments = {
             **arguments,
             "arms": ("ticket",),
             "iterations": iterations,
             "seed": seed,
         }
-        reference = Experiment(
-            **self._arguments,
-            model=getattr(hypermodel, "build", hypermodel),
-            rounds=rounds,
-        )
-        self.objective = objective
-        made = oracles.get(oracle, objective, max_trials, rounds, seed)
+        own_oracle = make_oracle(oracle, objective, max_trials, rounds, seed)
+        reference = self._reference(hypermodel)
         lowest = lowest_rate(objective, density, rounds)
         knobs = Knobs(knobs, reference, lowest)
-        oracles.keep_whole(made)
-        self._settings = settings.of(self, hypermodel, reference, made, knobs)
         super().__init__(
-            made,
+            own_oracle,
             LotteryHyperModel(hypermodel, knobs),
             directory=directory and os.fspath(directory),
             project_name=project_name,
-            # Or each worker would throw away what the others have done.
-            overwrite=overwrite and not distribution.is_worker(),
+            # A worker would throw away what the others have done.
+            overwrite=overwrite and self._role != "worker",
         )
-        self.hypermodel.data = examples.stand_in(self.project_dir)
-        self._waiting = False
+        self._project = Run(self.project_dir)
+        self._save_atomically(own_oracle)
+        self._settings = self._describe(hypermodel, reference, own_oracle)
+        self.hypermodel.data = examples.placeholder(self._project)
+        self._resume()
+
+    def _reference(self, hypermodel):
+        """The `Experiment` of a search in which nothing is tuned."""
+        model = build_function(check_hypermodel(hypermodel))
+        return Experiment(**self._arguments, model=model, rounds=self.rounds)
 
     # The search.
 
@@ -185,13 +211,16 @@ class LotteryTuner(keras_tuner.Tuner):
             validation_split: optional float, the last part of x and y to
                 validate with, as in Keras. Without either, a tenth is drawn.
             test_data: optional pair (x, y), for the `results.csv` of trials.
-                Without it their test columns repeat the validation set.
-            verbose: 0 for silence.
+                Defaults to the validation set.
+            verbose: 0 for silence. Progress goes to standard error.
 
         Raises:
             ValueError: If the data do not fit, or the default values of all
                 hyperparameters make no search.
-            RuntimeError: If another process searches in the project.
+            RuntimeError: If another process searches in the project, or too
+                many trials fail one after another.
+            OSError: If files cannot be written: the trials in progress go on
+                with the next call.
         """
         if others:
             raise ValueError(
@@ -199,102 +228,134 @@ class LotteryTuner(keras_tuner.Tuner):
                 "trained is said to the tuner (`iterations`, `batch_size`, "
                 f"`optimizer`, ...). Received: {sorted(others)}"
             )
-        dataset = examples.choose(
+        dataset = examples.search_dataset(
             self._arguments.get("dataset"),
             (x, y, validation_data, validation_split, test_data),
             self._arguments["seed"],
         )
-        if self._is_worker():
-            self._work(dataset, verbose)
-            return
-        with Store(self.project_dir).alone():
-            self._prepare(dataset)
-            if distribution.is_chief():
-                self.oracle.verbose = verbose
-                distribution.serve(self.oracle)
-            else:
-                super().search(dataset, verbose=verbose)
+        # KerasTuner prints its progress; standard output is the caller's.
+        with contextlib.redirect_stdout(sys.stderr):
+            if self._role == "worker":
+                self._run_trials(dataset, verbose)
+                self._leave_chief()
+                return
+            with self._project.lock():
+                self._prepare(dataset)
+                if self._role == "chief":
+                    super().search(verbose=verbose)
+                else:
+                    self._run_trials(dataset, verbose)
 
     def _prepare(self, dataset):
-        """Refuses, before any work, what could not be searched."""
+        """Refuses, before any work, what cannot be searched."""
         experiment = self._experiment(self.oracle.get_space(), dataset)
         data = experiment.load_data(0)
-        searches.check(experiment, data)
-        examples.claim(self.project_dir, dataset, data)
+        _check_accuracy(experiment.wrapped_model(data), data)
+        examples.claim(self._project, dataset, data)
         self.hypermodel.data = data
-        # For a search that is killed in its first trial to be known again.
+        # A search that is killed in its first trial is known again by it.
         self.save()
 
-    def _work(self, dataset, verbose):
-        with distribution.heartbeat(self.tuner_id):
-            super().search(dataset, verbose=verbose)
-        # The chief goes; what it wrote tells the results.
-        self.oracle = self.oracle._oracle
-        if os.path.exists(self.oracle._get_oracle_fname()):
-            self.oracle.reload()
-        self.hypermodel.data = examples.stand_in(self.project_dir)
-
-    def run_trial(self, trial, dataset, verbose="auto"):
-        """Runs a whole lottery search.
-
-        Args:
-            trial: `keras_tuner.engine.trial.Trial`.
-            dataset: `Arrays`, or the name of a data set.
-            verbose: 0 for silence.
-
-        Returns:
-            `keras.callbacks.History` with a level in place of an epoch.
-        """
-        hp = trial.hyperparameters
-        if self.hypermodel.own:
-            # What only these values make it ask for joins the space.
-            self.hypermodel.build(hp)
+    def _run_trials(self, dataset, verbose):
+        """Keeps `workers` trials running until the oracle has no more."""
+        serial = self.workers == 1
+        executor = Serial() if serial else Processes(self.workers)
+        progress = Progress() if verbose and serial else Silence()
+        submit = functools.partial(
+            self._submit, dataset=dataset, executor=executor, progress=progress
+        )
+        self.oracle.verbose = verbose
+        # By these names the oracle tells its workers apart.
+        free = [self.tuner_id, *map(str, range(1, self.workers))]
+        running = {}
         try:
-            results = self._experiment(hp, dataset).run(
+            while True:
+                answer = self._start_trials(free, running, submit)
+                if running:
+                    self._wait(free, running)
+                elif answer == "STOPPED":
+                    return
+                else:
+                    # Trials of other machines have to end first.
+                    time.sleep(1)
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _start_trials(self, free, running, submit):
+        """Starts a trial for each free worker; returns the last status."""
+        status = "RUNNING"
+        while free and status == "RUNNING":
+            trial = self.oracle.create_trial(free[-1])
+            status = trial.status
+            if status == "RUNNING":
+                running[submit(trial)] = trial, free.pop()
+        return status
+
+    def _wait(self, free, running):
+        """Waits for a trial to end."""
+        done, _ = concurrent.futures.wait(
+            running, return_when=concurrent.futures.FIRST_COMPLETED
+        )
+        for future in done:
+            trial, worker = running.pop(future)
+            self._end(trial, future)
+            free.append(worker)
+
+    def _submit(self, trial, dataset, executor, progress):
+        """The future of a trial's `Results`."""
+        hp = trial.hyperparameters
+        try:
+            if not self.hypermodel.is_network:
+                # What the model declares only at these values joins the space.
+                self.hypermodel.build(hp)
+            return executor.submit(
+                self._experiment(hp, dataset).run,
                 self.get_trial_dir(trial.trial_id),
-                Progress() if verbose else Silence(),
+                progress,
                 shared=os.path.join(self.project_dir, "shared"),
             )
-        except OSError as error:
-            # A full disk is no trial's fault: it must not be struck off.
-            raise keras_tuner.errors.FatalRuntimeError(str(error)) from error
-        return searches.history(
-            results, self.objective, self.margin, self.density
-        )
+        except Exception as error:
+            future = concurrent.futures.Future()
+            future.set_exception(error)
+            return future
+
+    def _end(self, trial, future):
+        """Tells the oracle the metrics of each level, or why there are none."""
+        try:
+            levels = level_metrics(
+                future.result(), self.objective, self.margin, self.density
+            )
+            for level, metrics in enumerate(levels):
+                self.oracle.update_trial(trial.trial_id, metrics, step=level)
+            trial.status = "COMPLETED"
+        except (OSError, keras_tuner.errors.FatalError):
+            # A full disk is not the trial's fault: it stays to be run again.
+            raise
+        except Exception as error:
+            failed = isinstance(error, keras_tuner.errors.FailedTrialError)
+            trial.status = "FAILED" if failed else "INVALID"
+            trial.message = traceback.format_exc()
+            logging.warning("Trial %s failed: %s", trial.trial_id, error)
+        self.oracle.end_trial(trial)
+        self.save()
 
     def _experiment(self, hp, dataset=None):
+        """The `Experiment` at some values of the hyperparameters."""
         arguments = {**self._arguments, **self.hypermodel.knobs(hp)}
         if dataset is not None:
             arguments["dataset"] = dataset
-        # Hyperband's resource: how far a search goes.
+        # The resource that Hyperband shares out is the number of rounds.
         rounds = hp.values.get("tuner/epochs", self.rounds)
-        model = self.hypermodel.at(hp)
+        model = self.hypermodel.builder(hp)
         return Experiment(**arguments, model=model, rounds=rounds)
 
-    def _run_and_update_trial(self, trial, *args, **kwargs):
-        # KerasTuner's keeps the best epoch of a history; here all count.
-        history = self.run_trial(trial, *args, **kwargs).history
-        for level, metrics in searches.levels(history):
-            self.oracle.update_trial(trial.trial_id, metrics, step=level)
+    def _leave_chief(self):
+        """Reads what the chief wrote: it does not answer any more."""
+        self.oracle = keras_internals.local_oracle(self.oracle)
+        self.reload()
+        self.hypermodel.data = examples.placeholder(self._project)
 
-    def pre_create_trial(self):
-        """Waits a second if the last answer was to wait."""
-        if self._waiting:
-            time.sleep(1)
-        self._waiting = True
-
-    def on_trial_begin(self, trial):
-        """Called with a trial that was given."""
-        self._waiting = False
-
-    def on_trial_end(self, trial):
-        """Tells why a trial failed, which KerasTuner only notes."""
-        if trial.message:
-            *_, line = trial.message.strip().splitlines()
-            logging.warning("Trial %s failed: %s", trial.trial_id, line)
-        super().on_trial_end(trial)
-
-    # What came of it.
+    # The results.
 
     def get_best_models(self, num_models=1):
         """The models of the best searches' tickets, best first.
@@ -335,7 +396,7 @@ class LotteryTuner(keras_tuner.Tuner):
         """
         experiment = self._experiment(trial.hyperparameters)
         ticket = self.load_ticket(trial)
-        return searches.trained_model(experiment, self.hypermodel.data, ticket)
+        return experiment.trained_model(self.hypermodel.data, ticket)
 
     def load_ticket(self, trial):
         """The `Ticket` of the level that a trial's objective picked.
@@ -347,53 +408,193 @@ class LotteryTuner(keras_tuner.Tuner):
             A `Ticket`, with the weights it was trained to.
 
         Raises:
-            OSError: If its file is not there any more, or damaged.
+            OSError: If its file is missing or damaged.
         """
-        store = Store(self.get_trial_dir(trial.trial_id))
-        ticket = store.load_ticket(0, "ticket", trial.best_step)
+        path = self.ticket_path(trial)
+        ticket = Run.read_ticket(path)
         if ticket is None:
-            raise OSError(f"{self.ticket_path(trial)} cannot be read.")
+            raise OSError(f"{path} cannot be read.")
         return ticket
 
-    def ticket_path(self, trial):
-        """The path of the file that `load_ticket` reads."""
-        store = Store(self.get_trial_dir(trial.trial_id))
-        return store.path(store.ticket_path(0, "ticket", trial.best_step))
+    def ticket_path(self, trial=None):
+        """The path of the file that `load_ticket` reads.
 
-    def table(self, num_trials=None):
-        """A line for each trial, the best first.
+        Args:
+            trial: optional `keras_tuner.engine.trial.Trial`. Defaults to the
+                best.
+
+        Returns:
+            A str.
+
+        Raises:
+            RuntimeError: If no trial has completed.
+        """
+        best = [trial] if trial else self._best_trials(1)
+        if not best:
+            raise RuntimeError(
+                f"No trial of {self.project_dir} has completed: its table "
+                "tells their state."
+            )
+        (trial,) = best
+        run = Run(self.get_trial_dir(trial.trial_id))
+        return run.ticket_path(0, "ticket", trial.best_step)
+
+    def to_pandas(self, num_trials=None):
+        """The trials, the best first.
 
         Args:
             num_trials: optional int. Defaults to all.
 
         Returns:
-            A str: objective, accuracy of the dense level, density and
-            accuracy of the ticket, and the hyperparameters.
+            A `pandas.DataFrame`: `trial`, `status`, the objective, the
+            accuracy of the dense level, density and accuracy of the ticket,
+            and the hyperparameters. All of them are of validation data.
         """
-        return table(self.oracle, num_trials)
+        import pandas
+
+        number = num_trials or len(self.oracle.trials)
+        trials = self.oracle.get_best_trials(number)
+        name = self.oracle.objective.name
+        return pandas.DataFrame([_row(trial, name) for trial in trials])
+
+    def table(self, num_trials=None):
+        """`to_pandas` as text."""
+        percent = "{:.2%}".format
+        return self.to_pandas(num_trials).to_string(
+            index=False,
+            na_rep="-",
+            float_format="{:.4g}".format,
+            formatters=dict.fromkeys(_PERCENT, percent),
+        )
 
     # What is kept.
 
-    def get_state(self):
-        """The settings, for another search not to go on with this one."""
-        return self._settings
-
-    def set_state(self, state):
-        """Refuses to go on with a search of other settings."""
-        settings.refuse_others(self.project_dir, state, self._settings)
-
     def save(self):
-        """Saves the state of the search; a worker has none of its own."""
-        if not self._is_worker():
+        """Saves the state of the search; KerasTuner's workers have none."""
+        if self._role != "worker":
             self.oracle.save()
-            oracles.write(self._get_tuner_fname(), self.get_state())
+            self._project.write(_SETTINGS, json.dumps(self._settings))
 
     def reload(self):
-        """Goes on with the project there is."""
-        super().reload()
-        if not self._is_worker():
-            oracles.take_up(self.oracle)
+        """Reads the trials in the project directory."""
+        oracle = self.oracle
+        oracle.reload()
+        # They come in the order of the directory; of equals the first is best.
+        oracle.trials = dict(sorted(oracle.trials.items()))
+        for trial in oracle.trials.values():
+            # KerasTuner misses one that was killed as it began.
+            if trial.status not in ("COMPLETED", "FAILED"):
+                keras_internals.retry_trial(oracle, trial)
+        if isinstance(oracle, keras_tuner.oracles.GridSearchOracle):
+            keras_internals.restore_grid(oracle)
 
-    def _get_tuner_fname(self):
-        # One for all processes: whoever looks at a project finds it.
-        return os.path.join(self.project_dir, "tuner.json")
+    def _resume(self):
+        """Goes on with the search in the directory, if there is one."""
+        path = self._project.path(_SETTINGS)
+        if os.path.exists(path):
+            with open(path) as file:
+                _refuse_others(
+                    self.project_dir, json.load(file), self._settings
+                )
+            if self._role != "worker":
+                self.reload()
+
+    def _save_atomically(self, oracle):
+        """Has an oracle replace its files in one step.
+
+        KerasTuner writes over them: a kill meanwhile would leave half a file.
+        """
+
+        def save():
+            path = keras_internals.oracle_path(oracle)
+            self._project.write(path, json.dumps(oracle.get_state()))
+
+        def save_trial(trial):
+            run = Run(self.get_trial_dir(trial.trial_id))
+            run.write("trial.json", json.dumps(trial.get_state()))
+
+        keras_internals.replace_saving(oracle, save, save_trial)
+
+    def _describe(self, hypermodel, reference, oracle):
+        """The settings, for another search not to go on with this one.
+
+        The number of trials is not among them: a search can be prolonged.
+        """
+        settings = {
+            **reference.settings(),
+            "model": hypermodel_name(hypermodel),
+            "objective": self.objective,
+            "margin": self.margin,
+            "density": self.density,
+            "oracle": type(oracle).__name__,
+            "knobs": self.hypermodel.knobs.description(),
+        }
+        return json.loads(json.dumps(settings, default=str))
+
+
+def _distributed_role():
+    """`"chief"` or `"worker"` by KerasTuner's variables, `None` without."""
+    if "KERASTUNER_ORACLE_IP" not in os.environ:
+        return None
+    name = os.environ.get("KERASTUNER_TUNER_ID", "")
+    return "chief" if "chief" in name else "worker"
+
+
+def _check(arguments, margin, density):
+    for name, value in arguments.items():
+        if name not in FIELDS or name in _FIXED:
+            raise ValueError(
+                f"`{name}` must be an argument of `LotteryTuner` or, but for "
+                f"{list(_FIXED)}, of `Experiment`. Received: {name}={value!r}"
+            )
+    check_rate("margin", margin)
+    check_rate("density", density)
+    check_positive("density", density)
+
+
+def _check_accuracy(model, data):
+    x, y = keras.tree.map_structure(lambda leaf: leaf[:1], data.validation)
+    names = model.evaluate(x, y, verbose=0, return_dict=True)
+    if not any(name.endswith(("acc", "accuracy")) for name in names):
+        raise ValueError(
+            "`hypermodel` must compile its model with an accuracy metric, by "
+            f"which searches are compared. Received: {list(names)}"
+        )
+
+
+def _refuse_others(directory, before, now):
+    differ = [
+        f"{name}={before[name]!r} before, {value!r} now"
+        for name, value in now.items()
+        # A setting that an earlier version did not know is none of its.
+        if name in before and before[name] != value
+    ]
+    if differ:
+        raise ValueError(
+            f"{directory} holds a search with other settings: "
+            f"{'; '.join(differ)}. Give the same settings, another "
+            "`project_name` or `overwrite=True`."
+        )
+
+
+_PERCENT = ("dense_accuracy", "density", "accuracy")
+
+
+def _row(trial, objective):
+    row = {"trial": trial.trial_id, "status": trial.status.lower()}
+    row[objective] = trial.score
+    if trial.status == "COMPLETED":
+        accuracy = _by_level(trial, "val_accuracy")
+        density = _by_level(trial, "density")
+        level = trial.best_step
+        values = (accuracy[0], density[level], accuracy[level])
+        row |= zip(_PERCENT, values)
+    for name, value in trial.hyperparameters.values.items():
+        if not name.startswith("tuner/"):
+            row[name.removeprefix(PREFIX)] = value
+    return row
+
+
+def _by_level(trial, name):
+    history = trial.metrics.get_history(name)
+    return {observation.step: observation.mean() for observation in history}

@@ -6,7 +6,7 @@ import uuid
 import keras_tuner
 
 from keras_lottery import models
-from keras_lottery.experiments import building
+from keras_lottery.experiments import model_builder
 from keras_lottery.tuner.knobs import PREFIX
 
 
@@ -18,21 +18,21 @@ class LotteryHyperModel(keras_tuner.HyperModel):
             `keras.Model`, a `keras_tuner.HyperModel`, or a network of
             `keras_lottery.models` by name.
         knobs: `Knobs`.
+
+    Attributes:
+        data: optional `Dataset`, of the shape of the examples.
     """
 
     def __init__(self, model, knobs):
         super().__init__()
-        self.model = check(model)
+        self.model = check_hypermodel(model)
         self.knobs = knobs
-        # Of the examples, once they are known: a `Dataset`.
         self.data = None
 
     @property
-    def own(self):
-        """The function that builds, or `None` for a named network."""
-        if isinstance(self.model, str):
-            return None
-        return getattr(self.model, "build", self.model)
+    def is_network(self):
+        """Whether it is a network of `keras_lottery.models`, by name."""
+        return isinstance(self.model, str)
 
     def declare_hyperparameters(self, hp):
         """Declares the knobs, and what the user's hypermodel declares."""
@@ -51,34 +51,36 @@ class LotteryHyperModel(keras_tuner.HyperModel):
             its examples is known.
         """
         self.knobs(hp)
-        if self.own:
-            return self.own(hp)
+        if not self.is_network:
+            return build_function(self.model)(hp)
         if self.data is None:
             return None
-        return building.call(
+        return model_builder.call(
             models.get(self.model),
             input_shape=self.data.input_shape,
             classes=self.data.classes,
         )
 
-    def at(self, hp):
-        """What `Experiment` is to be given as its model.
+    def builder(self, hp):
+        """What `Experiment` takes as its model at these values.
 
         Args:
             hp: `keras_tuner.HyperParameters`.
 
         Returns:
-            A network's name, or a `Built`.
+            A network's name, or a `TrialBuilder`.
         """
-        return Built(self.model, hp) if self.own else self.model
+        if self.is_network:
+            return self.model
+        return TrialBuilder(self.model, hp)
 
 
-class Built:
+class TrialBuilder:
     """Builds a user's hypermodel at the values of one trial.
 
-    Its name tells the values, those of the search left out: two trials that
-    differ only there train the same dense network, which then is found
-    instead of repeated. It can be sent to other processes, and is one with
+    Its name tells the values of the model and not those of the search: two
+    trials that differ only in how they prune train the same dense network,
+    which the second one finds. It can be sent to other processes, and equals
     its copies there.
 
     Args:
@@ -90,22 +92,24 @@ class Built:
         self.hypermodel = hypermodel
         self.config = hp.get_config()
         self.identity = uuid.uuid4().hex
-        module, _, last = name(hypermodel).rpartition(".")
+        module, _, last = hypermodel_name(hypermodel).rpartition(".")
         values = ", ".join(
             f"{key}={value!r}"
             for key, value in sorted(hp.values.items())
             if not key.startswith((PREFIX, "tuner/"))
         )
-        # By these two an experiment names a function.
+        # An experiment names a function by these two.
         self.__module__ = module
         self.__qualname__ = f"{last}({values})"
 
     def __call__(self):
         hp = keras_tuner.HyperParameters.from_config(self.config)
-        return getattr(self.hypermodel, "build", self.hypermodel)(hp)
+        return build_function(self.hypermodel)(hp)
 
     def __eq__(self, other):
-        return isinstance(other, Built) and self.identity == other.identity
+        return (
+            isinstance(other, TrialBuilder) and self.identity == other.identity
+        )
 
     def __hash__(self):
         return hash(self.identity)
@@ -114,7 +118,12 @@ class Built:
         return self.__qualname__
 
 
-def check(model):
+def build_function(hypermodel):
+    """The function of hyperparameters that builds; a named network's name."""
+    return getattr(hypermodel, "build", hypermodel)
+
+
+def check_hypermodel(model):
     """Refuses what is no hypermodel."""
     hypermodel = isinstance(model, keras_tuner.HyperModel) or callable(model)
     if hypermodel or model in models.NETWORKS:
@@ -126,10 +135,10 @@ def check(model):
     )
 
 
-def name(model):
-    """How a hypermodel is called in files: its own, or module and name."""
+def hypermodel_name(model):
+    """A named network's name, or the module and name of a hypermodel."""
     if isinstance(model, str):
         return model
     while isinstance(model, functools.partial):
         model = model.func
-    return building.name(model)
+    return model_builder.name(model)

@@ -1,0 +1,66 @@
+"""Knobs of the tuner: the arguments of a search that are tuned."""
+
+import keras_tuner
+import pytest
+
+from keras_lottery.experiments import Experiment
+from keras_lottery.tuner import knobs
+
+
+def reference(**changes):
+    return Experiment(**{"iterations": 100, **changes})
+
+
+def test_all_knobs_have_ranges_around_the_experiment_s_values():
+    names = (
+        "output_rate",
+        "scope",
+        "rate",
+        "rewind_to",
+        "learning_rate",
+        "warmup",
+        "criterion",
+        "rates.Dense",
+    )
+    hp = keras_tuner.HyperParameters()
+    declared = knobs.Knobs(names, reference())
+    found = declared(hp)
+    assert found == {
+        "scope": "layerwise",
+        "rate": 0.2,
+        "output_rate": 0.1,
+        "rewind_to": 0,
+        "learning_rate": pytest.approx(1.2e-3),
+        "warmup": 0,
+        "criterion": "magnitude",
+        "rates": (("Dense", 0.2),),
+    }
+    hp.values["lottery/scope"] = "global"
+    found = declared(hp)
+    # One threshold for all layers.
+    assert found["output_rate"] == found["rate"] and "rates" not in found
+    reference(**found)
+
+
+def test_a_global_scope_keeps_what_is_left_alone():
+    hp = keras_tuner.HyperParameters()
+    hp.values["lottery/scope"] = "global"
+    found = knobs.Knobs("scope", reference(model="conv_2"))(hp)
+    assert found == {"scope": "global", "output_rate": 0.2, "rates": ()}
+    experiment = reference(model="conv_2", **found)
+    assert not experiment.pruning()["rates"]
+    # The shortcuts and the output layer of the deep networks.
+    deep = knobs.Knobs(("scope", "rate"), reference(model="resnet_18"))
+    assert deep(hp) == {"scope": "global", "rate": 0.2}
+
+
+def test_ranges_of_one_s_own_and_a_function():
+    hp = keras_tuner.HyperParameters()
+    ranges = {"batch_size": (16, 64, "log"), "momentum": [0.5, 0.9]}
+    found = knobs.Knobs(ranges, reference())(hp)
+    assert found == {"batch_size": 60, "momentum": 0.5}
+
+    def tune(hp):
+        return {"rate": hp.Float("r", 0.4, 0.5)}
+
+    assert knobs.Knobs(tune, reference())(hp) == {"rate": 0.4}
