@@ -9,7 +9,7 @@ from small import same
 
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.arms import ARMS
-from keras_lottery.experiments.at_initialisation import (
+from keras_lottery.experiments.arms_at_initialisation import (
     grasp_scores,
     snip_scores,
     synflow_masks,

@@ -55,12 +55,6 @@ def _script():
     return os.path.basename(sys.argv[0])
 
 
-def level(text):
-    """A level as `keras_lottery.export.model_of_run` takes it: a number, or
-    the name of a rule."""
-    return int(text) if text.lstrip("-").isdigit() else text
-
-
 def define_training_flags():
     """The flags that say on what, and how, trainings are made."""
     flags.DEFINE_string(

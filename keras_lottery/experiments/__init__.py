@@ -3,7 +3,7 @@
 import dataclasses
 
 from keras_lottery.datasets import Arrays
-from keras_lottery.experiments import at_initialisation, gradual
+from keras_lottery.experiments import arms_at_initialisation, arms_tfmot
 from keras_lottery.experiments.arms import arm
 from keras_lottery.experiments.executors import Cluster
 from keras_lottery.experiments.experiment import Experiment
@@ -22,6 +22,6 @@ __all__ = [
     "Results",
     "arm",
     # Whose arms are registered when they are imported.
-    "at_initialisation",
-    "gradual",
+    "arms_at_initialisation",
+    "arms_tfmot",
 ]

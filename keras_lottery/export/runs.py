@@ -56,6 +56,8 @@ def model_of_run(run_dir, level="best", trial=0, arm="ticket"):
     ```
     """
     experiment, results = _read(run_dir)
+    if isinstance(level, str) and level.lstrip("-").isdigit():
+        level = int(level)
     result = choose(results, level, trial, arm)
     store = Store(run_dir)
     ticket = store.load_ticket(trial, arm, result.level)
