@@ -17,6 +17,9 @@ FLAGS = flags.FLAGS
 
 flags.DEFINE_string("run_dir", None, "A directory of tools/find_ticket.py.")
 flags.DEFINE_string(
+    "data_dir", None, "Where TFDS keeps data sets. Default: TFDS' own."
+)
+flags.DEFINE_string(
     "level",
     "best",
     "A level; last; or best, the smallest density at which training ends with "

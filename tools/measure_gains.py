@@ -15,6 +15,9 @@ from absl import flags
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string("run_dir", None, "A directory of tools/find_ticket.py.")
+flags.DEFINE_string(
+    "data_dir", None, "Where TFDS keeps data sets. Default: TFDS' own."
+)
 flags.DEFINE_string("level", "best", "As in tools/export_ticket.py.")
 flags.DEFINE_integer("trial", 0, "Which trial.")
 flags.DEFINE_integer(
@@ -34,7 +37,7 @@ def main():
 
     if FLAGS.run_dir:
         gains = export.measure_run_gains(
-            FLAGS.run_dir, FLAGS.level, FLAGS.trial
+            FLAGS.run_dir, FLAGS.level, FLAGS.trial, FLAGS.data_dir
         )
     else:
         gains = export.measure_width_gains(
@@ -44,6 +47,7 @@ def main():
             FLAGS.rate,
             FLAGS.epochs,
             verbose=2,
+            data_dir=FLAGS.data_dir,
         )
     print(gains.table())
     if FLAGS.output:

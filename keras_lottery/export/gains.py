@@ -12,7 +12,6 @@ from keras_lottery import datasets
 from keras_lottery.checks import check_integer
 from keras_lottery.export.compaction import compact
 from keras_lottery.export.litert import to_litert
-from keras_lottery.export.runs import model_of_run
 from keras_lottery.export.serving import to_serving
 from keras_lottery.export.sparse import median_seconds, sparsify
 from keras_lottery.wrapping import wrap
@@ -172,35 +171,14 @@ def measure_gains(
         )
 
 
-def measure_run_gains(run_dir, level="best", trial=0):
-    """Measures what a level of a run gains, compared with level 0.
-
-    Args:
-        run_dir, level, trial: as in `model_of_run`.
-
-    Returns:
-        `Gains`.
-
-    Raises:
-        ValueError: If there is no such run, trial or level.
-    """
-    run = model_of_run(run_dir, level, trial)
-    dense = model_of_run(run_dir, 0, trial)
-    gains = measure_gains(
-        run.model,
-        run.data.test,
-        dense=dense.model,
-        representative=run.data.train[0][:_REPRESENTATIVE],
-    )
-    gains.title = (
-        f"level {run.result.level}: {run.result.density:.2%} of the prunable "
-        "weights"
-    )
-    return gains
-
-
 def measure_width_gains(
-    width, dataset="digits", rounds=3, rate=0.7, epochs=1, verbose="auto"
+    width,
+    dataset="digits",
+    rounds=3,
+    rate=0.7,
+    epochs=1,
+    verbose="auto",
+    data_dir=None,
 ):
     """Measures what the ticket of a wide network gains.
 
@@ -215,11 +193,12 @@ def measure_width_gains(
             removes, and half of it in the output layer.
         epochs: int, of each training.
         verbose: as in `keras.Model.fit`.
+        data_dir: optional str, where TFDS has the data set.
 
     Returns:
         `Gains`.
     """
-    data = datasets.load(dataset)
+    data = datasets.load(dataset, data_dir=data_dir)
     model, dense = _wide_network(width, data), _wide_network(width, data)
     wrap(model, rate=rate, output_rate=rate / 2)
     model.compile(

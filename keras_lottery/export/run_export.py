@@ -1,17 +1,18 @@
-"""export_run: a trained level of a run, exported and measured again."""
+"""A trained level of a run: its model, its export, and what that gains."""
 
 import dataclasses
 import os
 
 from keras_lottery.checks import check_choice
 from keras_lottery.experiments import Result
+from keras_lottery.experiments.run import Run
 from keras_lottery.export import compaction
-from keras_lottery.export.gains import accuracy
+from keras_lottery.export.gains import accuracy, measure_gains
 from keras_lottery.export.litert import LitertFile, to_litert
-from keras_lottery.export.runs import model_of_run
 from keras_lottery.export.serving import Served, to_serving
 
-# Number of examples that the exported model is verified on.
+# Number of examples to verify an exported model on, and of those that give
+# int8 the ranges of activations.
 _EXAMPLES = 256
 # The arguments that only one format has, and their defaults.
 _OPTIONS = {
@@ -54,6 +55,38 @@ class ExportedRun:
         return "\n".join(lines)
 
 
+def model_of_run(run_dir, level="best", trial=0, arm="ticket", data_dir=None):
+    """The model of a trained level of a run.
+
+    Args:
+        run_dir: str or path-like, a directory of `tools/find_ticket.py`.
+        level: int, also as text; `"last"`; or `"best"`, the smallest density
+            of which the validation accuracy at the end of training is not
+            below that of level 0. The test set has no influence on it.
+        trial: int.
+        arm: str, one that keeps its tickets.
+        data_dir: optional str, where TFDS has the data set.
+
+    Returns:
+        A `RunModel`: the wrapped `model` with the weights that the level was
+        trained to, the `result` and the `data`.
+
+    Raises:
+        ValueError: If there is no such run, trial, arm or level.
+
+    Example:
+
+    ```python
+    run = model_of_run("runs/lenet_mnist", level="best")
+    x, y = run.data.test
+    to_serving(run.model, "served/lenet", examples=x[:256])
+    ```
+    """
+    if isinstance(level, str) and level.lstrip("-").isdigit():
+        level = int(level)
+    return Run.open(run_dir).trained_model(level, trial, arm, data_dir)
+
+
 def export_run(
     run_dir,
     output_dir,
@@ -68,11 +101,12 @@ def export_run(
     sparse=False,
     softmax=False,
     name=None,
+    data_dir=None,
 ):
     """Exports a trained level of a run, and measures its accuracy again.
 
     Args:
-        run_dir, level, trial, arm: as in `model_of_run`.
+        run_dir, level, trial, arm, data_dir: as in `model_of_run`.
         output_dir: str, the directory of the model's versions, or the one to
             write `<name>.tflite` to.
         format: `"serving"` or `"litert"`.
@@ -101,7 +135,7 @@ def export_run(
     """
     options = {"version": version, "softmax": softmax, "quantize": quantize}
     _check_format(format, options)
-    run = model_of_run(run_dir, level, trial, arm)
+    run = model_of_run(run_dir, level, trial, arm, data_dir)
     if format == "serving":
         written = to_serving(
             run.model,
@@ -134,6 +168,33 @@ def export_run(
         accuracy=accuracy(written.load(), x, y),
         examples=len(x),
     )
+
+
+def measure_run_gains(run_dir, level="best", trial=0, data_dir=None):
+    """Measures what a level of a run gains, compared with level 0.
+
+    Args:
+        run_dir, level, trial, data_dir: as in `model_of_run`.
+
+    Returns:
+        `Gains`.
+
+    Raises:
+        ValueError: If there is no such run, trial or level.
+    """
+    run = model_of_run(run_dir, level, trial, data_dir=data_dir)
+    dense = model_of_run(run_dir, 0, trial, data_dir=data_dir)
+    gains = measure_gains(
+        run.model,
+        run.data.test,
+        dense=dense.model,
+        representative=run.data.train[0][:_EXAMPLES],
+    )
+    gains.title = (
+        f"level {run.result.level}: {run.result.density:.2%} of the prunable "
+        "weights"
+    )
+    return gains
 
 
 def _check_format(format, options):
