@@ -9,6 +9,7 @@ from keras_lottery.experiments.executors import Cluster
 from keras_lottery.experiments.experiment import Experiment
 from keras_lottery.experiments.progress import Progress
 from keras_lottery.experiments.results import Result, Results
+from keras_lottery.experiments.run import Run, RunModel
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Experiment))
 
@@ -20,6 +21,8 @@ __all__ = [
     "Progress",
     "Result",
     "Results",
+    "Run",
+    "RunModel",
     "arm",
     # Whose arms are registered when they are imported.
     "arms_at_initialisation",
