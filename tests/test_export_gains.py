@@ -103,7 +103,7 @@ def test_a_wide_network_is_trained_and_measured(monkeypatch):
     gains = measure_width_gains(8, rounds=1, rate=0.5, verbose=0)
     model, dense, representative = given
     assert gains.title == f"{model.lottery.density:.2%} of the prunable weights"
-    assert 0.5 <= model.lottery.density < 0.51
+    assert 0.5 < model.lottery.density < 0.54
     assert len(representative) == 256 and dense.layers[1].kernel.shape[1] == 8
     with model.lottery.trained(0):
         assert small.same(small.arrays(model), small.arrays(dense))

@@ -92,7 +92,7 @@ TWINS = {
     "two_ends": two_ends,
     "tokens": tokens,
     "images": lambda: images(
-        layers.Rescaling(0.5, 0.1),
+        layers.Rescaling([0.5, 2.0], [0.1, -1.0]),
         layers.ZeroPadding2D(1),
         layers.DepthwiseConv2D(2, activation="elu"),
         layers.SeparableConv2D(4, 2, depthwise_initializer="he_normal"),

@@ -1,6 +1,6 @@
 """Export: TensorFlow Serving, LiteRT, compaction, sparse kernels, tfmot."""
 
-from keras_lottery.experiments.run import RunModel
+from keras_lottery.experiments import RunModel
 from keras_lottery.export.compaction import Compacted, compact
 from keras_lottery.export.gains import (
     Gain,

@@ -4,8 +4,7 @@ import dataclasses
 import os
 
 from keras_lottery.checks import check_choice
-from keras_lottery.experiments import Result
-from keras_lottery.experiments.run import Run
+from keras_lottery.experiments import Result, Run
 from keras_lottery.export import compaction
 from keras_lottery.export.gains import accuracy, measure_gains
 from keras_lottery.export.litert import LitertFile, to_litert
