@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 
+import cloudpickle
 import loky
 import psutil
 
@@ -102,6 +103,8 @@ class Processes(concurrent.futures.Executor):
 def call(function, *args, env=None):
     """What a function returns in a process of its own.
 
+    What the process writes to standard error is not shown.
+
     Args:
         function: function.
         *args: its arguments.
@@ -115,9 +118,20 @@ def call(function, *args, env=None):
         Exception: The one that the function raised.
         RuntimeError: If the process ended without an answer.
     """
+    payload = cloudpickle.dumps((function, args))
+
+    # Sent by value, so that the process imports nothing before it is quiet.
+    def answer():
+        import os
+        import pickle
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        function, args = pickle.loads(payload)
+        return function(*args)
+
     with loky.ProcessPoolExecutor(1, env=dict(env or {})) as pool:
         try:
-            return pool.submit(function, *args).result()
+            return pool.submit(answer).result()
         except concurrent.futures.process.BrokenProcessPool as error:
             first = str(error).strip().partition("\n")[0]
             raise RuntimeError(

@@ -14,6 +14,7 @@ import keras_lottery
 from keras_lottery import models
 from keras_lottery.export.compaction import compact
 from keras_lottery.export.graph import plain
+from keras_lottery.keras_internals import functional_of, operation_of
 
 ACTIVATIONS = (
     "celu elu exponential gelu hard_shrink hard_sigmoid hard_silu hard_tanh "
@@ -218,18 +219,13 @@ def ticket(model, density, dead, seed):
     return survivors
 
 
-def functional(model):
-    is_stack = isinstance(model, keras.Sequential)
-    return model._functional if is_stack else model
-
-
 def examples(model, count=3):
     draw = np.random.default_rng(9)
     return keras.tree.map_structure(
         lambda x: draw.normal(
             size=(count, *[size or 9 for size in x.shape[1:]])
         ).astype("float32"),
-        functional(model).input,
+        functional_of(model).input,
     )
 
 
@@ -410,7 +406,7 @@ def test_names_and_shapes_stay(kind):
     for end in ("inputs", "outputs"):
         for a, b in zip(getattr(model, end), getattr(compacted, end)):
             assert a.shape == b.shape and a.dtype == b.dtype
-            names = [t._keras_history.operation.name for t in (a, b)]
+            names = [operation_of(t).name for t in (a, b)]
             assert names[0] == names[1]
     assert not any(isinstance(n, keras.Model) for n in compacted.layers)
 

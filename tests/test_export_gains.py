@@ -1,11 +1,14 @@
 """The report of what was gained: every number is measured."""
 
+import exports
 import keras
 import numpy as np
 import pytest
+import small
 
 from keras_lottery import wrap
-from keras_lottery.export import measure_gains
+from keras_lottery.export import gains as gains_module
+from keras_lottery.export import measure_gains, measure_width_gains, serving
 
 FORMS = ["dense", "masked", "compacted", "sparse", "int8"]
 
@@ -38,13 +41,15 @@ def measured():
     model = network()
     model.set_weights(dense.get_weights())
     wrap(model, masks={model.layers[0].kernel.path: mask})
-    gains = measure_gains(
-        model,
-        (x[:90], y[:90]),
-        dense=dense,
-        representative=x[90:],
-        batch_sizes=(1, 8),
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "verify_saved_model", exports.verify_here)
+        gains = measure_gains(
+            model,
+            (x[:90], y[:90]),
+            dense=dense,
+            representative=x[90:],
+            batch_sizes=(1, 8),
+        )
     return dense, model, (x[:90], y[:90]), gains
 
 
@@ -65,11 +70,17 @@ def test_every_form_is_measured(measured):
     assert by_form["compacted"].note == "units removed: hidden 24"
 
 
-def test_as_a_table_and_as_a_frame(measured):
+def test_as_a_table_and_as_a_frame(measured, tmp_path):
     *_, gains = measured
     lines = gains.table().splitlines()
     assert "batch 8" in lines[0] and len(lines) == 1 + len(FORMS)
     assert [line.split()[0] for line in lines[1:]] == FORMS
+    assert lines[3].endswith("  units removed: hidden 24")
+    starts = {line.find("  units") for line in lines if "units" in line}
+    assert len(starts) == 1 and all(line == line.rstrip() for line in lines)
+    gains.to_csv(str(tmp_path / "new" / "gains.csv"))
+    text = (tmp_path / "new" / "gains.csv").read_text()
+    assert text.startswith("form,bytes,") and text.count("\n") == 6
     frame = gains.to_pandas()
     assert list(frame["form"]) == FORMS
     assert frame["milliseconds_at_8"][1] == 1e3 * gains[1].seconds[8]
@@ -79,3 +90,20 @@ def test_wrong_batch_sizes_are_refused(measured):
     _, model, test, _ = measured
     with pytest.raises(ValueError, match="`batch_sizes` must be an integer"):
         measure_gains(model, test, batch_sizes=(0,))
+
+
+def test_a_wide_network_is_trained_and_measured(monkeypatch):
+    given = []
+
+    def measure(model, test, *, dense, representative):
+        given.extend([model, dense, representative])
+        return gains_module.Gains()
+
+    monkeypatch.setattr(gains_module, "measure_gains", measure)
+    gains = measure_width_gains(8, rounds=1, rate=0.5, verbose=0)
+    model, dense, representative = given
+    assert gains.title == f"{model.lottery.density:.2%} of the prunable weights"
+    assert 0.5 < model.lottery.density < 0.54
+    assert len(representative) == 256 and dense.layers[1].kernel.shape[1] == 8
+    with model.lottery.trained(0):
+        assert small.same(small.arrays(model), small.arrays(dense))

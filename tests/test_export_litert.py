@@ -1,3 +1,5 @@
+"""to_litert: what is written, and verified in the LiteRT interpreter."""
+
 import os
 
 import keras
@@ -6,8 +8,8 @@ import pytest
 from small import arrays, compiled, data, fit, mlp, same
 
 import keras_lottery
-from keras_lottery.export import interpreting
 from keras_lottery.export.litert import to_litert
+from keras_lottery.export.litert_file import interpret
 
 layers = keras.layers
 
@@ -51,7 +53,7 @@ def zeros(model):
 
 def answers(path, **inputs):
     with open(path, "rb") as file:
-        return interpreting.run(file.read(), inputs)
+        return interpret(file.read(), inputs)
 
 
 @pytest.mark.parametrize("quantize", [None, "dynamic", "int8"])
@@ -68,6 +70,8 @@ def test_a_file_answers_as_the_model_and_keeps_its_zeros(tmp_path, quantize):
     expected = model(x).numpy()
     difference = np.abs(outputs - expected).max()
     np.testing.assert_allclose(difference, file.max_difference, atol=1e-5)
+    for batch in (x, x[:3]):
+        np.testing.assert_allclose(file.load()(batch), outputs[: len(batch)])
     assert difference < (0.1 if quantize else 1e-5) * np.abs(expected).max()
     assert f"{file.zeros:,} of {file.weights:,}" in str(file)
 

@@ -1,4 +1,4 @@
-"""to_serving: what is written, what is checked, what is left after errors."""
+"""to_serving: what is written and verified, what is left after errors."""
 
 import dataclasses
 import json
@@ -7,10 +7,10 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 
+import exports
 import keras
 import numpy as np
 import pytest
@@ -18,16 +18,14 @@ import small
 import tensorflow as tf
 
 import keras_lottery
-from keras_lottery.export import (
-    checking,
-    clean_process,
-    saving,
-    serving,
-    to_serving,
+from keras_lottery.export import serving, to_serving
+from keras_lottery.export.serving_files import (
+    PROVENANCE_FILE,
+    REQUEST_FILE,
+    WARMUP_FILE,
+    WARMUP_MISSING,
+    ticket_hash,
 )
-from keras_lottery.export.clean_process import FORBIDDEN
-from keras_lottery.export.provenance import ticket_hash
-from keras_lottery.export.versions import NewVersion
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +97,7 @@ def test_zeros_are_counted_in_the_file(served, wrapped):
 
 
 def test_provenance(served, wrapped):
-    with open(os.path.join(served.path, serving.PROVENANCE_FILE)) as file:
+    with open(os.path.join(served.path, PROVENANCE_FILE)) as file:
         story = json.load(file)
     with wrapped.lottery.trained(2):
         assert story["density"] == wrapped.lottery.density < 0.5
@@ -114,9 +112,7 @@ def test_provenance(served, wrapped):
 
 def test_warm_up_requests_are_in_tensorflow_servings_format(served):
     logs = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
-    path = os.path.join(
-        served.path, "assets.extra", "tf_serving_warmup_requests"
-    )
+    path = os.path.join(served.path, WARMUP_FILE)
     records = [r.numpy() for r in tf.data.TFRecordDataset(path)]
     assert len(records) == served.warmup == 2
     x, _ = small.data()
@@ -128,17 +124,9 @@ def test_warm_up_requests_are_in_tensorflow_servings_format(served):
         assert np.array_equal(found, x[:size])
 
 
-def test_without_the_package_there_are_no_warm_up_requests(
-    monkeypatch, tmp_path
-):
-    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
-    assert serving.warmup.write(tmp_path, "m", {"a": np.ones((2, 1))}) == 0
-    assert not list(tmp_path.iterdir())
-
-
 def test_the_instructions_can_be_copied(served):
     without = dataclasses.replace(served, warmup=0).instructions()
-    assert without.endswith(f"# {serving.warmup.MISSING}")
+    assert without.endswith(f"# {WARMUP_MISSING}")
     told = served.instructions()
     assert f'-v "{served.base_dir}:/models/digits:ro"' in told
     assert "http://localhost:8501/v1/models/digits:predict" in told
@@ -152,59 +140,6 @@ def test_the_instructions_can_be_copied(served):
     compile(script, "request", "exec")
     assert 'request.inputs["inputs"]' in script
     assert 'answer.outputs["head"]' in script
-
-
-def test_the_blocker_keeps_all_forbidden_names_out():
-    script = (
-        "import clean_process, sys\n"
-        "sys.meta_path.insert(0, clean_process.Blocker())\n"
-        "for name in sys.argv[1:]:\n"
-        "    try:\n"
-        "        __import__(name)\n"
-        "    except ImportError as error:\n"
-        "        assert 'not there for a server' in str(error)\n"
-        "    else:\n"
-        "        raise SystemExit(name)\n"
-        "import numpy\n"
-    )
-    names = [*FORBIDDEN, "keras.models", "keras_lottery.export"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *names],
-        cwd=os.path.dirname(clean_process.__file__),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert {"keras", "keras_lottery"} <= set(FORBIDDEN)
-
-
-def test_versions_go_on(tmp_path):
-    for taken in ("1", "7", "not_a_version"):
-        (tmp_path / taken).mkdir()
-    with NewVersion(tmp_path) as new:
-        pass
-    assert new.version == 8 and (tmp_path / "8").is_dir()
-    with NewVersion(tmp_path, 3) as new:
-        pass
-    assert new.version == 3
-    for version, message in [
-        (7, "`version` must be new in"),
-        (0, "at least 1"),
-        (True, "`version` must be an integer"),
-        ("2", "`version` must be an integer"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            NewVersion(tmp_path, version)
-    assert sorted(os.listdir(tmp_path)) == ["1", "3", "7", "8", "not_a_version"]
-
-
-def test_what_is_being_written_is_no_version(tmp_path):
-    with NewVersion(tmp_path) as new:
-        (tmp_path / os.path.basename(new.part) / "half").touch()
-        (entry,) = os.listdir(tmp_path)
-        assert not entry.isdecimal()
-    assert os.listdir(tmp_path) == ["1"]
-    assert os.listdir(tmp_path / "1") == ["half"]
 
 
 @pytest.mark.parametrize(
@@ -224,16 +159,12 @@ def test_an_error_leaves_nothing_behind(monkeypatch, tmp_path, error, shown):
         assert os.path.exists(os.path.join(directory, "saved_model.pb"))
         raise error
 
-    monkeypatch.setattr(serving, "check", fail)
+    monkeypatch.setattr(serving, "verify_saved_model", fail)
     with pytest.raises(shown) as caught:
         to_serving(small.mlp(), tmp_path / "new" / "model")
     if isinstance(error, tf.errors.OpError):
         assert str(caught.value).endswith("could not be written: disk full")
     assert not list(tmp_path.iterdir())
-    (tmp_path / "4").mkdir()
-    with pytest.raises(shown):
-        to_serving(small.mlp(), tmp_path, name="model")
-    assert os.listdir(tmp_path) == ["4"]
 
 
 def test_a_directory_that_cannot_be_written_is_an_os_error(tmp_path):
@@ -243,7 +174,12 @@ def test_a_directory_that_cannot_be_written_is_an_os_error(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_model_that_answers_otherwise_is_refused(tmp_path):
+@pytest.fixture
+def verified_here(monkeypatch):
+    monkeypatch.setattr(serving, "verify_saved_model", exports.verify_here)
+
+
+def test_a_model_that_answers_otherwise_is_refused(verified_here, tmp_path):
     def noisy(x):
         return x + tf.random.normal(tf.shape(x))
 
@@ -251,33 +187,6 @@ def test_a_model_that_answers_otherwise_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Output 'head' differs by"):
         to_serving(small.mlp(), tmp_path, examples=x, preprocess=noisy)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_model_that_does_not_load_is_refused(tmp_path):
-    with pytest.raises(RuntimeError, match="not run in a process without"):
-        checking.check(str(tmp_path), {"a": np.ones(2)}, {}, 1e-4)
-
-
-def test_differences():
-    def compare(found, expected):
-        return checking.compare(
-            "a", np.array(found), np.array(expected), tolerance=1e-2
-        )
-
-    assert compare([1.0, 2.0], [1.0, 2.01]) == pytest.approx(0.01)
-    assert compare([1000.0, 0.0], [1000.0, 5.0]) == 5.0
-    assert compare([np.nan, np.inf], [np.nan, np.inf]) == 0
-    assert compare(["a"], ["a"]) == 0
-    for found, expected in [
-        ([1.0, 2.0], [1.0, 2.1]),
-        ([np.nan], [1.0]),
-        ([np.inf], [1.0]),
-        (["a"], ["b"]),
-        ([1], [1.0]),
-        ([1.0], [1.0, 1.0]),
-    ]:
-        with pytest.raises(ValueError):
-            compare(found, expected)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +258,7 @@ def _first_answer(served):
 
 
 def _by_rest(served, port):
-    path = os.path.join(served.path, serving.asking.REQUEST_FILE)
+    path = os.path.join(served.path, REQUEST_FILE)
     with open(path, "rb") as file:
         request = urllib.request.Request(
             f"http://localhost:{port}/v1/models/digits:predict", file.read()
@@ -385,26 +294,12 @@ def _free_port():
 
 
 def test_compacted_and_sparse_models_keep_names_and_answers(
-    monkeypatch, tmp_path
+    verified_here, tmp_path
 ):
     model = small.mlp()
     kernel, bias = model.layers[0].get_weights()
     kernel[:, :2] = 0
     model.layers[0].set_weights([kernel, bias])
-    compared = []
-
-    def in_this_process(directory, inputs, expected, tolerance):
-        loaded = tf.saved_model.load(directory)
-        found = loaded.signatures["serving_default"](
-            **{name: tf.constant(array) for name, array in inputs.items()}
-        )
-        for name, value in expected.items():
-            compared.append(name)
-            checking.compare(name, found[name].numpy(), value, tolerance)
-        counted = clean_process.count(tf, directory)
-        return checking.Checked(16, 0.0, *counted)
-
-    monkeypatch.setattr(serving, "check", in_this_process)
     x, _ = small.data()
     weights = {}
     for name, how in [
@@ -413,20 +308,11 @@ def test_compacted_and_sparse_models_keep_names_and_answers(
         ("sparse", {"sparse": (4,)}),
     ]:
         done = to_serving(model, tmp_path / name, examples=x, **how)
-        assert list(done.inputs) == ["inputs"] and list(done.outputs) == [
-            "head"
-        ]
+        assert list(done.inputs) == ["inputs"]
+        assert list(done.outputs) == ["head"]
         weights[name] = done.weights
-    assert compared == ["head"] * 3
     assert weights["dense"] - weights["compact"] == 2 * (4 + 1 + 3)
-    with open(tmp_path / "compact/1" / serving.PROVENANCE_FILE) as file:
+    with open(tmp_path / "compact/1" / PROVENANCE_FILE) as file:
         assert json.load(file)["removed"] == {"hidden": 2}
-    with open(tmp_path / "sparse/1" / serving.PROVENANCE_FILE) as file:
+    with open(tmp_path / "sparse/1" / PROVENANCE_FILE) as file:
         assert len(json.load(file)["sparse"]) == 2
-
-
-def test_bare_module_is_bare():
-    module = saving.bare_module(
-        serving.Endpoint(small.mlp()).trace(), names=None
-    )
-    assert type(module) is tf.Module and len(module.weights) == 4

@@ -3,7 +3,7 @@
 import dataclasses
 
 from keras_lottery.datasets import Arrays
-from keras_lottery.experiments import arms_at_initialisation, gradual
+from keras_lottery.experiments import arms_at_initialisation, arms_tfmot
 from keras_lottery.experiments.arms import arm
 from keras_lottery.experiments.executors import Cluster
 from keras_lottery.experiments.experiment import Experiment
@@ -26,5 +26,5 @@ __all__ = [
     "arm",
     # Whose arms are registered when they are imported.
     "arms_at_initialisation",
-    "gradual",
+    "arms_tfmot",
 ]

@@ -1,15 +1,28 @@
-"""The way to production: TensorFlow Serving, LiteRT, compaction, tfmot."""
+"""Export: TensorFlow Serving, LiteRT, compaction, sparse kernels, tfmot."""
 
+from keras_lottery.experiments import RunModel
 from keras_lottery.export.compaction import Compacted, compact
-from keras_lottery.export.gains import Gain, Gains, accuracy, measure_gains
+from keras_lottery.export.gains import (
+    Gain,
+    Gains,
+    accuracy,
+    measure_gains,
+    measure_width_gains,
+)
 from keras_lottery.export.litert import LitertFile, to_litert
-from keras_lottery.export.runs import RunModel, model_of_run
+from keras_lottery.export.run_export import (
+    ExportedRun,
+    export_run,
+    measure_run_gains,
+    model_of_run,
+)
 from keras_lottery.export.serving import Served, to_serving
 from keras_lottery.export.sparse import Sparsified, sparsify
 from keras_lottery.export.tfmot import TfmotFile, from_tfmot, to_tfmot_litert
 
 __all__ = [
     "Compacted",
+    "ExportedRun",
     "Gain",
     "Gains",
     "LitertFile",
@@ -19,8 +32,11 @@ __all__ = [
     "TfmotFile",
     "accuracy",
     "compact",
+    "export_run",
     "from_tfmot",
     "measure_gains",
+    "measure_run_gains",
+    "measure_width_gains",
     "model_of_run",
     "sparsify",
     "to_litert",

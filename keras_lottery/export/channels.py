@@ -1,37 +1,41 @@
-"""What each kind of layer does to channels: the rules of compaction.
+"""The rules of compaction: what each kind of layer does to channels.
 
-A channel is one place of a tensor's last axis. For each an edge has two
-numbers: the value it is known to have, at every position and for every
-example (NaN: it varies), and who needs it (0: nobody). A rule says, for one
-call of one layer,
+A channel is one index of a tensor's last axis. Each channel of an edge has two
+numbers: its constant value, if it has the same at every position and for every
+example (NaN otherwise), and its owner, the call that needs it (0: none). A
+rule has, for one call of one layer,
 
-- `constants`: which values follow from those of the inputs;
-- `claim`: which channels are needed, given those that are;
-- `make`: the layer that is left once the others are gone.
+- `constants`: the values of the outputs that follow from those of the inputs;
+- `claim`: marks the channels that are needed because others are;
+- `make`: the smaller layer, without the channels that are not needed.
+
+`rule_of` finds the rule of a call. A kind of layer that is not in its table
+has none, and neither has a subclass, which may compute anything: such layers
+stay as they are, with all their inputs.
 """
 
 import keras
 import numpy as np
 from keras import layers
 
-from keras_lottery.export.graph import copied
+from keras_lottery.export.graph import copied, only_tensors
 
-# Owner of a unit that stays for the shape alone: no one hears it.
+# Owner of a unit that is kept only because no layer can have zero units.
 PLACEHOLDER = 1
 
 
 def unknown(edge):
-    """Values of an edge of which nothing is known."""
+    """The values of an edge without constant channels."""
     return np.full(edge.width, np.nan)
 
 
 def claim(needed, where, owner):
-    """Marks channels as needed by `owner`, unless they have one."""
+    """Marks the channels `where` as needed by `owner`, if they have none."""
     np.copyto(needed, owner, where=where & (needed == 0))
 
 
 class Opaque:
-    """A layer that is left as it is, for a reason."""
+    """A layer that stays as it is, and why."""
 
     def __init__(self, call, reason):
         self.call, self.reason = call, reason
@@ -74,12 +78,12 @@ class Channelwise:
     def claim(self, owner, inputs, outputs, values, ties):
         (out,) = outputs
         for source, needed in zip(self.sources, inputs):
-            mine = source >= 0
-            asked = np.zeros_like(needed)
-            np.maximum.at(asked, source[mine], out[mine])
-            claim(needed, asked > 0, owner if self.merges else asked)
+            given_here = source >= 0
+            owners = np.zeros_like(needed)
+            np.maximum.at(owners, source[given_here], out[given_here])
+            claim(needed, owners > 0, owner if self.merges else owners)
             if ties:
-                given = np.where(mine, needed[source], 0)
+                given = np.where(given_here, needed[source], 0)
                 claim(out, given > 0, owner if self.merges else given)
 
     def make(self, inputs, outputs, values):
@@ -99,7 +103,7 @@ class Channelwise:
         ]
 
     def _probe(self, values):
-        """What the layer itself makes of constants; NaN where they vary."""
+        """The layer's own outputs for constants; NaN where they vary."""
         probes = []
         for edge, value in zip(self.call.inputs, values):
             sizes = [size or _SIZE for size in edge.shape[1:-1]]
@@ -108,7 +112,7 @@ class Channelwise:
             )
             probes.append(keras.ops.convert_to_tensor(filled, "float32"))
         (result,) = self.call.apply(self.call.layer, probes)
-        # Means of equal numbers differ by rounding.
+        # The mean of equal numbers differs from them by rounding.
         single = keras.backend.standardize_dtype(result.dtype) == "float32"
         tolerance = 1e-6 if single else 1e-2
         result = np.asarray(keras.ops.cast(result, "float32"), "float64")
@@ -118,7 +122,7 @@ class Channelwise:
         return np.where(high - low <= tolerance * size, low, np.nan)
 
 
-# Positions to try where a size is not known; more than any pool has.
+# Number of positions to try where a size is free; more than any pool has.
 _SIZE = 64
 
 
@@ -135,12 +139,12 @@ class Depthwise(Channelwise):
 
 
 class Linear:
-    """A layer of kernels: every unit has a connection to every channel.
+    """A layer with kernels, whose units are connected to every channel.
 
     Args:
         call: `Call`.
-        units: str, the name of its number of units.
-        axes: tuple, where the kernel has its channels and its units.
+        units: str, the argument of the layer that is its number of units.
+        axes: pair of int, the axes of the kernel for channels and units.
     """
 
     reason = "pads, and a constant other than zero is none at the borders"
@@ -171,8 +175,8 @@ class Linear:
         if not self.elementwise:
             claim(out, True, owner)
         absorbed = ~np.isnan(_absorbed(self.call.layer, value))
-        heard = self.linked[:, out > PLACEHOLDER].any(1)
-        claim(needed, ~absorbed & heard, owner)
+        connected = self.linked[:, out > PLACEHOLDER].any(1)
+        claim(needed, ~absorbed & connected, owner)
 
     def make(self, inputs, outputs, values):
         (kept,), (units,), (value,) = inputs, outputs, values
@@ -187,7 +191,8 @@ class Linear:
         return copied(self.call, weights, **config)
 
     def _matrices(self):
-        """(channels, units): sum of a connection's weights; whether any."""
+        """Two arrays of shape (channels, units): the sum of the weights of
+        each connection, and whether any of them is not zero."""
         kernel = np.moveaxis(self.kernels[0], self.axes, (-2, -1))
         positions = tuple(range(kernel.ndim - 2))
         return kernel.sum(positions, dtype="float64"), kernel.any(positions)
@@ -223,10 +228,10 @@ class Separable(Linear):
 
 
 def _absorbed(layer, value):
-    """The constants that stay constants under a layer's kernel.
+    """The constants that give constants under a layer's kernel.
 
-    A padded one sees zeros beyond the border, and a transposed one not
-    everywhere the same number of positions: only zeros stay what they are.
+    A padded kernel meets zeros at the border, and a transposed one does not
+    cover every position equally often: there, only zeros give constants.
     """
     whole = isinstance(layer, layers.Dense) or (
         not isinstance(layer, _TRANSPOSED)
@@ -236,7 +241,7 @@ def _absorbed(layer, value):
 
 
 def is_elementwise(activation):
-    """Whether an activation looks at one channel at a time."""
+    """Whether an activation computes each channel from that alone."""
     if isinstance(activation, layers.Activation):
         return is_elementwise(activation.activation)
     return type(activation) in _ACTIVATIONS or activation in _ELEMENTWISE
@@ -257,3 +262,132 @@ _ELEMENTWISE = frozenset(
         "tanh_shrink threshold"
     ).split()
 )
+
+
+def rule_of(call, calls):
+    """The rule for one call.
+
+    Args:
+        call: `Call`.
+        calls: int, how often its layer is called in all.
+
+    Returns:
+        `Linear`, `Channelwise`, or `Opaque` where nothing else is exact.
+    """
+    layer, kind = call.layer, type(call.layer)
+    if kind not in _RULES:
+        return Opaque(call, f"has no rule for {kind.__name__}")
+    if not only_tensors(call.arguments):
+        return Opaque(call, "is called with arguments of its own")
+    if calls > 1 and (layer.weights or kind is layers.Reshape):
+        return Opaque(call, "is called more than once")
+    if not all(edge.width for edge in (*call.inputs, *call.outputs)):
+        return Opaque(call, "has no channels of a known number")
+    # A flat tensor has no other axis for the channels to be on.
+    spatial = any(len(edge.shape) > 2 for edge in call.inputs)
+    if spatial and getattr(layer, "data_format", None) == "channels_first":
+        return Opaque(call, "has its channels first")
+    return _RULES[kind](call) or Opaque(call, "mixes channels")
+
+
+def _dense(call):
+    return _plain_weights(call, 1) and Linear(call, "units")
+
+
+def _convolution(call):
+    return _plain_weights(call, 1) and Linear(call, "filters")
+
+
+def _transposed(call):
+    return _plain_weights(call, 1) and Linear(call, "filters", (-1, -2))
+
+
+def _separable(call):
+    return _plain_weights(call, 2) and Separable(call, "filters")
+
+
+def _plain_weights(call, kernels):
+    # Quantised layers and those with LoRA have other weights as well.
+    layer = call.layer
+    whole = getattr(layer, "groups", 1) == 1
+    return whole and len(layer.weights) == kernels + bool(layer.use_bias)
+
+
+def _depthwise(call):
+    if not is_elementwise(call.layer.activation):
+        return None
+    channels = np.arange(call.outputs[0].width)
+    return Depthwise(call, [channels // call.layer.depth_multiplier])
+
+
+def _same(call):
+    """Each output channel comes from the same channel of every input."""
+    (out,) = call.outputs
+    shapes = {(len(e.shape), e.width) for e in call.inputs}
+    if len(shapes) > 1 or call.inputs[0].width != out.width:
+        return None
+    return Channelwise(call, [np.arange(out.width) for _ in call.inputs])
+
+
+def _elementwise(call):
+    return _same(call) if is_elementwise(call.layer) else None
+
+
+def _normalized(call):
+    last = len(call.inputs[0].shape) - 1
+    return _same(call) if call.layer.axis in (-1, last) else None
+
+
+def _reshaped(call):
+    """Position p of channel c becomes channel p * width + c."""
+    width, out = call.inputs[0].width, call.outputs[0].width
+    if out % width:
+        return None
+    return Channelwise(call, [np.arange(out) % width])
+
+
+def _concatenated(call):
+    (out,) = call.outputs
+    if call.layer.axis not in (-1, len(out.shape) - 1):
+        return _same(call)
+    sources, end = [], 0
+    for edge in call.inputs:
+        source = np.full(out.width, -1)
+        source[end : end + edge.width] = np.arange(edge.width)
+        sources.append(source)
+        end += edge.width
+    return Channelwise(call, sources)
+
+
+def _kinds(names):
+    """Layer classes by name, as far as this version of Keras has them."""
+    return [getattr(layers, n) for n in names.split() if hasattr(layers, n)]
+
+
+_TABLE = {
+    _dense: "Dense",
+    _convolution: "Conv1D Conv2D Conv3D",
+    _transposed: "Conv1DTranspose Conv2DTranspose Conv3DTranspose",
+    _separable: "SeparableConv1D SeparableConv2D",
+    _depthwise: "DepthwiseConv1D DepthwiseConv2D",
+    _normalized: "BatchNormalization",
+    _elementwise: "Activation",
+    _reshaped: "Flatten Reshape",
+    _concatenated: "Concatenate",
+    _same: (
+        "ReLU LeakyReLU ELU PReLU Identity ActivityRegularization "
+        "Dropout AlphaDropout GaussianDropout GaussianNoise SpatialDropout1D "
+        "SpatialDropout2D SpatialDropout3D RepeatVector "
+        "MaxPooling1D MaxPooling2D MaxPooling3D "
+        "AveragePooling1D AveragePooling2D AveragePooling3D "
+        "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D "
+        "GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D "
+        "UpSampling1D UpSampling2D UpSampling3D "
+        "ZeroPadding1D ZeroPadding2D ZeroPadding3D "
+        "Cropping1D Cropping2D Cropping3D "
+        "Add Subtract Multiply Average Maximum Minimum"
+    ),
+}
+_RULES = {
+    kind: rule for rule, names in _TABLE.items() for kind in _kinds(names)
+}

@@ -1,10 +1,9 @@
-"""compact: the same function in a smaller model, without its dead units.
+"""compact: a smaller model with the same outputs, without dead units.
 
-A unit is dead if nothing that varies reaches it, or if nothing that is needed
-hears of it. Its value, where it has one, is a constant, and goes into the
-biases behind it. One walk forward finds the constants, walks backward find
-what is needed, and the model is built anew from what is left. All that is
-known of layers is in `rules` and `channels`.
+A unit is dead if its value is constant, or if no output depends on it. A
+constant is added to the biases of the layers that read it. One pass forward
+finds the constants, passes backward find what is needed, and the model is
+rebuilt from that. What is known of each kind of layer is in `channels`.
 """
 
 import collections
@@ -18,10 +17,10 @@ from keras_lottery.export.channels import (
     Linear,
     Opaque,
     claim,
+    rule_of,
     unknown,
 )
-from keras_lottery.export.graph import read, rebuild
-from keras_lottery.export.rules import rule_of
+from keras_lottery.export.graph import graph_of, rebuild
 
 
 @dataclasses.dataclass
@@ -31,7 +30,7 @@ class Compacted:
     Args:
         model: the smaller `keras.Model`: plain, functional, not compiled.
         removed: dict, layer name -> number of its units that were removed.
-        left: dict, layer name -> why it was left, or some of its dead units.
+        left: dict, layer name -> why it, or some of its dead units, stayed.
     """
 
     model: keras.Model
@@ -42,10 +41,11 @@ class Compacted:
 def compact(model):
     """Removes dead units: the same outputs from a smaller model.
 
-    A unit of which every weight is zero on one side goes; that may kill
-    others, which go as well. It is exact at inference, to rounding, and what
-    cannot be shown to be so is left. Inputs and outputs keep their names and
-    shapes; nested models are opened.
+    A unit whose incoming or outgoing weights are all zero is removed. That
+    may leave others without connections, which are removed as well. The
+    outputs at inference are the same to rounding: units for which that cannot
+    be shown are kept. Inputs and outputs keep their names and shapes; nested
+    models are replaced by their layers.
 
     Args:
         model: a built functional or Sequential `keras.Model`, wrapped or not,
@@ -69,7 +69,7 @@ def compact(model):
     compact(model).removed  # {'dense': 1}
     ```
     """
-    graph = read(model)
+    graph = graph_of(model)
     calls = collections.Counter(id(call.layer) for call in graph.calls)
     rules = {call: rule_of(call, calls[id(call.layer)]) for call in graph.calls}
     values = _constants(graph, rules)
@@ -96,12 +96,12 @@ def compact(model):
     return Compacted(smaller, removed, left)
 
 
-# Who needs a channel: nobody (0), one of these, or from 4 on a call.
+# Owners of a channel: none (0), `PLACEHOLDER` (1), these, calls from 4 on.
 _INPUT, _OUTPUT, _CALLS = 2, 3, 4
 
 
 def _constants(graph, rules):
-    """Dict: edge -> the values its channels are known to have."""
+    """Dict: edge -> the constant values of its channels."""
     values = {edge: unknown(edge) for edge in graph.edges()}
     for call, rule in rules.items():
         inputs = [values[edge] for edge in call.inputs]
@@ -110,10 +110,11 @@ def _constants(graph, rules):
 
 
 def _needs(graph, rules, values):
-    """(used, needed): dicts, edge -> who needs each of its channels.
+    """(used, needed): dicts, edge -> the owners of its channels.
 
-    Used is what the outputs are computed from. Needed is more: what must stay
-    with it because layers want it, and a channel of every edge.
+    The outputs are computed from the used channels. The needed ones are those
+    and what must stay with them: the model's inputs, channels that a layer
+    ties to others, and at least one channel of every edge.
     """
     needed = {edge: np.zeros(edge.width, int) for edge in graph.edges()}
     for edge in keras.tree.flatten(graph.outputs):
@@ -124,7 +125,7 @@ def _needs(graph, rules, values):
         claim(needed[edge], True, _INPUT)
     _settle(rules, values, needed, ties=True)
     for owners in needed.values():
-        # No layer has zero units, and a shape of zero computes nothing.
+        # No layer can have zero units.
         if owners.size and not owners.any():
             owners[0] = PLACEHOLDER
     _settle(rules, values, needed, ties=True)
@@ -132,7 +133,7 @@ def _needs(graph, rules, values):
 
 
 def _settle(rules, values, needed, ties):
-    """Lets every rule claim what follows, until nothing does any more."""
+    """Applies the rules until no further channel is claimed."""
     before = None
     while before != (before := _claimed(needed)):
         for owner, call in reversed(list(enumerate(rules, _CALLS))):
@@ -150,7 +151,7 @@ def _of(call, by_edge):
 
 
 def _reasons(rule, rules, values, used, needed):
-    """Why a layer has dead units, or reads what no unit of it hears."""
+    """Why a layer keeps dead units, or inputs that no unit is connected to."""
     (source,), (edge,) = rule.call.inputs, rule.call.outputs
     dead = ~np.isnan(values[edge]) | (used[edge] == 0)
     counts = collections.Counter(needed[edge][dead].tolist())
@@ -165,10 +166,10 @@ def _reasons(rule, rules, values, used, needed):
             reasons.append("1 dead unit is kept: no layer can be without")
     if not rule.elementwise and not (needed[edge] == _OUTPUT).all():
         reasons.append("all are kept: its activation mixes its units")
-    unheard = int(np.count_nonzero(needed[source] == _INPUT))
-    if unheard:
+    unconnected = int(np.count_nonzero(needed[source] == _INPUT))
+    if unconnected:
         reasons.append(
-            f"{unheard} of its {source.width} inputs have no connections: "
+            f"{unconnected} of its {source.width} inputs have no connections: "
             "the model's inputs keep their shape"
         )
     return reasons

@@ -1,4 +1,8 @@
-"""Endpoint: all that a request goes through, from names to names."""
+"""Endpoint: a Keras model as a function of named tensors, as it is served.
+
+Here are also the names of inputs and outputs, and the example arrays that an
+exported model is verified on.
+"""
 
 import contextlib
 import re
@@ -7,22 +11,28 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lottery.export.naming import name_leaves
+from keras_lottery.keras_internals import (
+    operation_of,
+    shapes_built_with,
+    training_argument,
+)
 
 _BATCH = 256
+# Number of random examples, and the length of an axis of free length.
+_COUNT, _LENGTH = 32, 16
 
 
 class Endpoint:
     """A Keras model as a function of named tensors.
 
-    The same object computes what is expected, in eager mode, and is traced
-    into the function that is served.
+    The same object computes the expected outputs, in eager mode, and is
+    traced into the function that is served.
 
     Args:
-        model: built `keras.Model`, or one that `examples` show how to call.
-        preprocess: optional callable of one argument, the raw inputs. What
-            it takes is its `input_signature` if it is a `tf.function` that
-            has one, else what `examples` are.
+        model: `keras.Model`, built, or not if `examples` are given.
+        preprocess: optional callable of one argument, the raw inputs. They
+            are specified by its `input_signature` if it is a `tf.function`
+            that has one, else by `examples`.
         softmax: bool, whether softmax is applied to every output.
         examples: optional nest of arrays, as the model (or `preprocess`)
             takes them; the first axis counts examples.
@@ -31,26 +41,26 @@ class Endpoint:
         inputs: dict, name -> `tf.TensorSpec`, the first axis `None`.
 
     Raises:
-        ValueError: If it cannot be known what the model takes.
+        ValueError: If the inputs of the model are not known.
     """
 
     def __init__(self, model, preprocess=None, softmax=False, examples=None):
         self._model, self._preprocess = model, preprocess
         self._softmax = softmax
-        shown = _shown(model, preprocess, examples)
-        self._takes = _any_batch(shown)
+        inputs = _inputs_of(model, preprocess, examples)
+        self._structure = _with_any_batch(inputs)
         self._output_names = None
         if getattr(model, "outputs", None):
             self._output_names = name_leaves(_nest(model, "output"), "output")
-        specs = keras.tree.flatten(self._takes)
+        specs = keras.tree.flatten(self._structure)
         self.inputs = {
             name: tf.TensorSpec(spec.shape, spec.dtype, name)
-            for name, spec in zip(name_leaves(shown, "input"), specs)
+            for name, spec in zip(name_leaves(inputs, "input"), specs)
         }
 
     def of(self, model):
-        """The same endpoint with another model, which takes and gives the
-        same."""
+        """The same endpoint of another model with the same inputs and
+        outputs."""
         other = object.__new__(Endpoint)
         vars(other).update(vars(self), _model=model)
         return other
@@ -60,7 +70,7 @@ class Endpoint:
         return self._finished(self._run(inputs))
 
     def answers(self, inputs):
-        """What the Keras model makes of examples, in eager mode.
+        """The outputs of the Keras model for examples, in eager mode.
 
         Args:
             inputs: dict, name -> array.
@@ -69,7 +79,7 @@ class Endpoint:
             A dict, name -> array.
         """
         pairs, count = inputs.items(), len(next(iter(inputs.values())))
-        with _explained():
+        with _readable_errors():
             parts = [
                 self({n: tf.constant(a[i : i + _BATCH]) for n, a in pairs})
                 for i in range(0, count, _BATCH)
@@ -84,7 +94,7 @@ class Endpoint:
         """
 
         def serve(**inputs):
-            with _explained():
+            with _readable_errors():
                 outputs = self._run(inputs)
             _check_outputs(outputs, self._softmax)
             return self._finished(outputs)
@@ -96,24 +106,22 @@ class Endpoint:
 
     def _run(self, inputs):
         x = [inputs[name] for name in self.inputs]
-        x = keras.tree.pack_sequence_as(self._takes, x)
+        x = keras.tree.pack_sequence_as(self._structure, x)
         if self._preprocess is not None:
             x = self._preprocess(x)
-        # Keras passes `training` on to a `call` that does not take it.
-        takes_training = self._model._call_has_training_arg
-        y = self._model(x, **({"training": False} if takes_training else {}))
+        y = self._model(x, **training_argument(self._model, False))
         names = self._output_names or name_leaves(y, "output")
         return dict(zip(names, keras.tree.flatten(y)))
 
     def _finished(self, outputs):
         if self._softmax:
             outputs = {n: tf.nn.softmax(y) for n, y in outputs.items()}
-        # A name of their own in the graph, even where two are one tensor.
+        # So that each has a name in the graph, even if two are one tensor.
         return {n: tf.identity(y, n) for n, y in outputs.items()}
 
 
-def _shown(model, preprocess, examples):
-    """Nest of whatever shows best what one call takes."""
+def _inputs_of(model, preprocess, examples):
+    """Nest of tensors, specs or arrays: the inputs of one call."""
     if preprocess is not None:
         signature = getattr(preprocess, "input_signature", None)
         if signature is not None:
@@ -133,9 +141,8 @@ def _shown(model, preprocess, examples):
                 )
         return _nest(model, "input")
     if examples is not None:
-        return keras.tree.map_structure(_as_keras_takes, examples)
-    # A subclassed model remembers the shapes it was built with.
-    shapes = getattr(model, "_build_shapes_dict", None)
+        return keras.tree.map_structure(_in_floatx, examples)
+    shapes = shapes_built_with(model)
     if not shapes or len(shapes) != 1:
         raise ValueError(
             "`examples` must be given, since the model does not know what it "
@@ -165,13 +172,13 @@ def _one_argument(signature):
     return signature[0]
 
 
-def _any_batch(nest):
+def _with_any_batch(nest):
     return keras.tree.map_structure(
         lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), nest
     )
 
 
-def _as_keras_takes(array):
+def _in_floatx(array):
     array = np.asarray(array)
     if np.issubdtype(array.dtype, np.floating):
         return array.astype(keras.config.floatx())
@@ -179,7 +186,7 @@ def _as_keras_takes(array):
 
 
 @contextlib.contextmanager
-def _explained():
+def _readable_errors():
     try:
         yield
     except Exception as error:
@@ -222,7 +229,7 @@ def _check_outputs(outputs, softmax):
 
 
 def _check_operations(graph):
-    """Refuses what is no operation but a way back into this process."""
+    """Refuses operations that call Python functions of this process."""
     definition = graph.as_graph_def()
     nodes = [*definition.node]
     for function in definition.library.function:
@@ -234,3 +241,123 @@ def _check_operations(graph):
                 "tf.numpy_function), which no server has. Received one as "
                 f"{node.name!r}"
             )
+
+
+def name_leaves(nest, word):
+    """Names the leaves of a nest of inputs or outputs.
+
+    Dictionary keys and the names that an author gave to layers or specs are
+    kept. Automatic names such as `dense_3` depend on what else was built in
+    the same process, so these leaves are called `"inputs"`, or `"input_1"`,
+    `"input_2"` if there are several.
+
+    Args:
+        nest: nest of `keras.KerasTensor`, `tf.TensorSpec` or tensors.
+        word: str, `"input"` or `"output"`.
+
+    Returns:
+        A list of different str, in the order of `keras.tree.flatten`.
+
+    Example:
+
+    ```python
+    name_leaves({"left": tf.TensorSpec((None, 4))}, "input")  # ["left"]
+    ```
+    """
+    leaves = keras.tree.flatten_with_path(nest)
+    default = [f"{word}_{i}" for i in range(1, len(leaves) + 1)]
+    if len(leaves) == 1:
+        default = [f"{word}s"]
+    names = [
+        _of_path(path) or _of_leaf(leaf) or name
+        for (path, leaf), name in zip(leaves, default)
+    ]
+    names = [re.sub(r"\W", "_", name, flags=re.ASCII) for name in names]
+    if len(set(names)) < len(names):
+        # Two outputs of one layer are numbered.
+        names = [f"{name}_{i}" for i, name in enumerate(names, 1)]
+    return names
+
+
+def _of_path(path):
+    if any(isinstance(key, str) for key in path):
+        return "_".join(map(str, path))
+    return None
+
+
+def _of_leaf(leaf):
+    if isinstance(leaf, keras.KerasTensor):
+        layer = operation_of(leaf)
+        return None if _is_automatic(layer) else layer.name
+    # The names of a graph's tensors are automatic.
+    return leaf.name if isinstance(leaf, tf.TensorSpec) else None
+
+
+def _is_automatic(layer):
+    """Whether a layer's name is its class's, perhaps with a number."""
+    stem = re.sub(r"_\d+$", "", layer.name).replace("_", "")
+    return stem.lower() == type(layer).__name__.replace("_", "").lower()
+
+
+def named_examples(inputs, examples=None):
+    """Example arrays by the names of a signature.
+
+    Args:
+        inputs: dict, name -> `tf.TensorSpec`.
+        examples: optional nest of arrays with a common first axis. Defaults
+            to 32 random ones, from a fixed seed: normal floats, unsigned
+            bytes, other integers 0 or 1. An axis of free length has 16.
+
+    Returns:
+        A dict, name -> array.
+
+    Raises:
+        ValueError: If they do not fit, or cannot be drawn.
+    """
+    if examples is None:
+        draw = np.random.default_rng(0)
+        return {n: _random(n, spec, draw) for n, spec in inputs.items()}
+    arrays = keras.tree.flatten(examples)
+    if len(arrays) != len(inputs):
+        raise ValueError(
+            f"`examples` must hold {len(inputs)} arrays, for {list(inputs)}. "
+            f"Received: {len(arrays)}"
+        )
+    named = {
+        name: _fitted(name, spec, array)
+        for (name, spec), array in zip(inputs.items(), arrays)
+    }
+    lengths = {len(array) for array in named.values()}
+    if len(lengths) > 1 or 0 in lengths:
+        raise ValueError(
+            "`examples` must be as many for every input, at least one. "
+            f"Received: {[len(array) for array in named.values()]}"
+        )
+    return named
+
+
+def _fitted(name, spec, array):
+    array = np.asarray(array)
+    if not spec.shape.is_compatible_with(array.shape):
+        raise ValueError(
+            f"`examples` must have shape {tuple(spec.shape)} for {name!r}. "
+            f"Received: shape={array.shape}"
+        )
+    # Strings stay objects, which have any length.
+    kind = spec.dtype.as_numpy_dtype
+    return array if kind is np.object_ else array.astype(kind)
+
+
+def _random(name, spec, draw):
+    shape = [_LENGTH if s is None else s for s in spec.shape]
+    shape[0] = _COUNT
+    kind = spec.dtype
+    if kind.is_floating:
+        return draw.normal(size=shape).astype(kind.as_numpy_dtype)
+    if kind.is_bool or kind.is_integer:
+        high = 256 if kind.size == 1 and kind.is_unsigned else 2
+        return draw.integers(0, high, shape).astype(kind.as_numpy_dtype)
+    raise ValueError(
+        f"`examples` must be given, since {kind.name} cannot be made up for "
+        f"{name!r}."
+    )

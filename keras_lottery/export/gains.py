@@ -1,28 +1,31 @@
-"""What was gained: size, latency and accuracy of every form of a ticket."""
+"""The size, latency and accuracy that each form of a ticket has."""
 
 import dataclasses
 import os
-import statistics
 import tempfile
-import time
 
+import keras
 import numpy as np
+import pandas
 
+from keras_lottery import datasets
 from keras_lottery.checks import check_integer
-from keras_lottery.export import interpreting
 from keras_lottery.export.compaction import compact
 from keras_lottery.export.litert import to_litert
 from keras_lottery.export.serving import to_serving
-from keras_lottery.export.sparse import sparsify
+from keras_lottery.export.sparse import median_seconds, sparsify
+from keras_lottery.wrapping import wrap
 
-# A measurement is repeated for so long, in seconds, but not too often.
+# A measurement is repeated for about so many seconds, within these limits.
 _SECONDS = 1.0
 _REPETITIONS = (5, 200)
+# Number of training examples that give int8 the ranges of activations.
+_REPRESENTATIVE = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Gain:
-    """What was measured of one form of a model.
+    """The measurements of one form of a model.
 
     Args:
         form: str.
@@ -31,7 +34,7 @@ class Gain:
         compressed_bytes: int, the same compressed.
         seconds: dict, batch size -> median seconds of a request.
         accuracy: float, on the test set, a fraction.
-        note: str, what was done.
+        note: str, what was changed for this form.
     """
 
     form: str
@@ -43,12 +46,16 @@ class Gain:
 
 
 class Gains(list):
-    """A list of `Gain`, the dense model's first if there is one."""
+    """A list of `Gain`, the dense model's first if there is one.
+
+    Attributes:
+        title: str, the ticket that was measured, one line.
+    """
+
+    title = ""
 
     def to_pandas(self):
         """A `pandas.DataFrame`: a row each."""
-        import pandas
-
         rows = []
         for gain in self:
             row = dataclasses.asdict(gain)
@@ -57,23 +64,43 @@ class Gains(list):
             rows.append(row)
         return pandas.DataFrame(rows)
 
+    def to_csv(self, path):
+        """Writes the same as a CSV file, in a directory that need not exist.
+
+        Args:
+            path: str.
+        """
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        self.to_pandas().to_csv(path, index=False)
+
     def table(self):
-        """The same as lines of text."""
-        batches = list(self[0].seconds)
-        head = "".join(f"{f'batch {size}':>13}" for size in batches)
-        lines = [
-            f"{'':<10}{'on disk':>11}{'gzipped':>11}{head}{'accuracy':>10}"
-        ]
-        for gain in self:
-            times = "".join(
-                f"{1e3 * gain.seconds[size]:>10.3g} ms" for size in batches
-            )
-            lines.append(
-                f"{gain.form:<10}{_kilobytes(gain.bytes)}"
-                f"{_kilobytes(gain.compressed_bytes)}{times}"
-                f"{gain.accuracy:>10.2%}  {gain.note}".rstrip()
-            )
-        return "\n".join(lines)
+        """The same as text, with the title above it if there is one."""
+        frame = self.to_pandas().set_index("form").rename_axis(None)
+        kilobytes = "{:,.0f} kB".format
+        columns = {
+            "bytes": ("on disk", lambda count: kilobytes(count / 1e3)),
+            "compressed_bytes": (
+                "gzipped",
+                lambda count: kilobytes(count / 1e3),
+            ),
+            **{
+                f"milliseconds_at_{size}": (f"batch {size}", "{:.3g} ms".format)
+                for size in self[0].seconds
+            },
+            "accuracy": ("accuracy", "{:.2%}".format),
+            "note": ("", "  {}".format),
+        }
+        frame = pandas.DataFrame(
+            {
+                name: frame[column].map(form)
+                for column, (name, form) in columns.items()
+            }
+        )
+        # Notes are aligned to the left.
+        frame[""] = frame[""].str.ljust(frame[""].str.len().max())
+        lines = frame.to_string(col_space=9).splitlines()
+        title = [self.title] if self.title else []
+        return "\n".join([*title, *(line.rstrip() for line in lines)])
 
 
 def measure_gains(
@@ -86,11 +113,11 @@ def measure_gains(
 ):
     """Exports a ticket in every form and measures each of them.
 
-    The forms: `dense`; `masked`, the ticket as it is; `compacted`, without
-    dead units; `sparse`, compacted, with those layers sparse for which it is
+    The forms are `dense`; `masked`, the ticket as it is; `compacted`, without
+    dead units; `sparse`, compacted, with sparse kernels where they are
     faster; and `int8`, a LiteRT file of the compacted model. All but the last
     are SavedModels, called through `serving_default` as TensorFlow Serving
-    does; requests to the forms take turns.
+    does. The forms are called alternately.
 
     Args:
         model: `keras.Model`, wrapped or not: one image or vector in, one
@@ -99,7 +126,7 @@ def measure_gains(
         dense: optional `keras.Model`, trained without a mask, to compare
             with.
         representative: optional array of training examples for `int8`.
-            Defaults to `None`: this form is left out.
+            Without them, this form is left out.
         batch_sizes: sequence of int.
 
     Returns:
@@ -124,22 +151,90 @@ def measure_gains(
     forms["compacted"] = smaller.model, _removed(smaller.removed)
     forms["sparse"] = sparse.model, _sparse(sparse.layers)
     with tempfile.TemporaryDirectory() as directory:
-        made = {
+        exported = {
             form: (*_served(each, directory, form, x), note)
             for form, (each, note) in forms.items()
         }
         if representative is not None:
             path = os.path.join(directory, "int8.tflite")
-            made["int8"] = (
-                *_lite(smaller.model, path, representative),
+            exported["int8"] = (
+                *_interpreted(smaller.model, path, representative),
                 "LiteRT, one thread",
             )
-        answers = {form: answer for form, (_, answer, _) in made.items()}
-        seconds = _latencies(answers, x, batch_sizes)
+        functions = {
+            form: function for form, (_, function, _) in exported.items()
+        }
+        seconds = _latencies(functions, x, batch_sizes)
         return Gains(
-            Gain(form, *size, seconds[form], accuracy(answer, x, y), note)
-            for form, (size, answer, note) in made.items()
+            Gain(form, *size, seconds[form], accuracy(function, x, y), note)
+            for form, (size, function, note) in exported.items()
         )
+
+
+def measure_width_gains(
+    width,
+    dataset="digits",
+    rounds=3,
+    rate=0.7,
+    epochs=1,
+    verbose="auto",
+    data_dir=None,
+):
+    """Measures what the ticket of a wide network gains.
+
+    The network has two hidden layers of this width. It is pruned in a few
+    large rounds.
+
+    Args:
+        width: int, units of each hidden layer.
+        dataset: str, as in `keras_lottery.datasets.load`.
+        rounds: int.
+        rate: float, the fraction of the surviving weights that a round
+            removes, and half of it in the output layer.
+        epochs: int, of each training.
+        verbose: as in `keras.Model.fit`.
+        data_dir: optional str, where TFDS has the data set.
+
+    Returns:
+        `Gains`.
+    """
+    data = datasets.load(dataset, data_dir=data_dir)
+    model, dense = _wide_network(width, data), _wide_network(width, data)
+    wrap(model, rate=rate, output_rate=rate / 2)
+    model.compile(
+        keras.optimizers.Adam(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.lottery.find(
+        *data.train,
+        rounds=rounds,
+        epochs=epochs,
+        batch_size=100,
+        verbose=verbose,
+    )
+    with model.lottery.trained(0):
+        dense.set_weights(model.get_weights())
+    gains = measure_gains(
+        model,
+        data.test,
+        dense=dense,
+        representative=data.train[0][:_REPRESENTATIVE],
+    )
+    gains.title = f"{model.lottery.density:.2%} of the prunable weights"
+    return gains
+
+
+def _wide_network(width, data):
+    return keras.Sequential(
+        [
+            keras.Input(data.input_shape, name="images"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(width, "relu", name="hidden_1"),
+            keras.layers.Dense(width, "relu", name="hidden_2"),
+            keras.layers.Dense(data.classes, name="output"),
+        ]
+    )
 
 
 def _served(model, directory, form, x):
@@ -148,54 +243,33 @@ def _served(model, directory, form, x):
     return (served.bytes, served.compressed_bytes), served.load()
 
 
-def _lite(model, path, representative):
-    written = to_litert(
-        model, path, "int8", representative=representative[:256]
+def _interpreted(model, path, representative):
+    """(bytes, compressed bytes) and the function in the LiteRT file."""
+    file = to_litert(
+        model, path, "int8", representative=representative[:_REPRESENTATIVE]
     )
-    with open(path, "rb") as file:
-        content = file.read()
-    (name,) = interpreting.names(content)
-    prepared = {}
-
-    def answer(batch):
-        # An interpreter makes room for batches of one size.
-        if len(batch) not in prepared:
-            prepared[len(batch)] = interpreting.runner(content)
-        return next(iter(prepared[len(batch)](**{name: batch}).values()))
-
-    return (written.bytes, written.compressed_bytes), answer
+    return (file.bytes, file.compressed_bytes), file.load()
 
 
-def _latencies(answers, x, batch_sizes):
+def _latencies(functions, x, batch_sizes):
     """Dict, form -> dict, batch size -> median seconds."""
-    seconds = {form: {} for form in answers}
+    seconds = {form: {} for form in functions}
+    low, high = _REPETITIONS
     for size in batch_sizes:
         batch = np.resize(x, (size, *x.shape[1:]))
-        _once(answers, batch)  # Warms up.
-        rounds = [_once(answers, batch)]
-        low, high = _REPETITIONS
-        count = _SECONDS / sum(rounds[0].values())
-        for _ in range(int(min(max(count, low), high))):
-            rounds.append(_once(answers, batch))
-        for form in answers:
-            seconds[form][size] = statistics.median(r[form] for r in rounds)
+        once = sum(median_seconds(functions.values(), batch, 1))
+        repetitions = int(min(max(_SECONDS / once, low), high))
+        medians = median_seconds(functions.values(), batch, repetitions)
+        for form, median in zip(functions, medians):
+            seconds[form][size] = median
     return seconds
 
 
-def _once(answers, batch):
-    taken = {}
-    for form, answer in answers.items():
-        began = time.perf_counter()
-        answer(batch)
-        taken[form] = time.perf_counter() - began
-    return taken
-
-
-def accuracy(answer, x, y, batch_size=256):
+def accuracy(function, x, y, batch_size=256):
     """The accuracy of a function from a batch to the scores of classes.
 
     Args:
-        answer: function of an array.
+        function: function of an array.
         x: array, examples on the first axis.
         y: array, their classes.
         batch_size: int. Defaults to 256.
@@ -204,7 +278,7 @@ def accuracy(answer, x, y, batch_size=256):
         A float, a fraction.
     """
     scores = [
-        answer(x[i : i + batch_size]) for i in range(0, len(x), batch_size)
+        function(x[i : i + batch_size]) for i in range(0, len(x), batch_size)
     ]
     return float((np.concatenate(scores).argmax(-1) == np.ravel(y)).mean())
 
@@ -219,7 +293,3 @@ def _sparse(layers):
     if chosen:
         return f"sparse: {', '.join(chosen)}"
     return "no layer is faster sparse at every batch size"
-
-
-def _kilobytes(count):
-    return f"{count / 1e3:>8,.0f} kB"

@@ -1,15 +1,19 @@
-"""A functional model as one flat list of calls, to be read and rebuilt.
+"""A functional model as one flat list of calls, and a model from such a list.
 
-Nested models are opened, wrapping is left behind, and a model that is rebuilt
-from its graph is a plain functional one with the same inputs and outputs.
+Nested models are replaced by the calls inside them, and wrapping is removed:
+a model that is rebuilt from its graph is a plain functional one with the same
+inputs and outputs.
 """
 
 import dataclasses
 
 import keras
 
-# Not public, and the only way to know whether a model's `call` is its graph.
-from keras.src.models.functional import Functional
+from keras_lottery.keras_internals import (
+    functional_of,
+    nodes_in_order,
+    operation_of,
+)
 
 
 @dataclasses.dataclass(eq=False, frozen=True)
@@ -43,7 +47,7 @@ class Call:
     outputs: list
 
     def apply(self, layer, tensors):
-        """List of what `layer` gives for `tensors` in this call's place."""
+        """List of the outputs of `layer` if it is called here on `tensors`."""
         old = self.arguments.keras_tensors
         filled = {id(t): new for t, new in zip(old, tensors)}
         args, kwargs = self.arguments.fill_in(filled)
@@ -76,7 +80,7 @@ class Graph:
         return keras.tree.flatten(self.inputs) + computed
 
 
-def read(model):
+def graph_of(model):
     """The graph of a model.
 
     Args:
@@ -93,20 +97,19 @@ def read(model):
             "`model` must be a Keras 3 model (keras.Model). "
             f"Received: model={model!r}"
         )
-    functional = _functional(model)
+    functional = functional_of(model)
     if functional is None:
         why = (
             "it is not built: give it a `keras.Input` or call it on data"
             if isinstance(model, keras.Sequential)
             and type(model).call is keras.Sequential.call
-            else "its class has a `call` of its own, and what that computes "
-            "is known to Python alone"
+            else "its class has a `call` of its own, which no graph describes"
         )
         raise ValueError(
             "`model` must be a built functional or Sequential model. "
             f"Received: model={model!r}; {why}."
         )
-    return _Reader(functional).graph(model.name)
+    return _GraphBuilder(functional).graph(model.name)
 
 
 def rebuild(graph, make=None):
@@ -114,8 +117,8 @@ def rebuild(graph, make=None):
 
     Args:
         graph: `Graph`.
-        make: optional function, `Call` -> (new layer, its weights): what to
-            put in a layer's place. Asked once per layer. Defaults to
+        make: optional function, `Call` -> (new layer, its weights): the
+            layer to use instead. It is called once per layer. Defaults to
             `copied`.
 
     Returns:
@@ -181,33 +184,23 @@ def plain(model):
     copy = plain(keras_lottery.wrap(model))
     ```
     """
-    return rebuild(read(model))
+    return rebuild(graph_of(model))
 
 
 _flat = keras.tree.flatten
 
 
-def _functional(model):
-    """The functional model that a model is, or `None`."""
-    if isinstance(model, keras.Sequential):
-        own = type(model).call is not keras.Sequential.call
-        # Where a Sequential model keeps the graph of its layers.
-        return None if own else model._functional
-    is_one = isinstance(model, Functional)
-    return model if is_one and type(model).call is Functional.call else None
-
-
 def _named(tensors, names):
-    """Tensors that come out of layers of these names.
+    """The tensors as outputs of layers of these names.
 
-    An output is named by the layer it comes from, and that may have been a
-    nested model, which is open now.
+    An output is named after the layer it comes from. Where that was a nested
+    model, an `Identity` layer gets its name.
     """
     named = list(tensors)
     for name in dict.fromkeys(names):
         places = [i for i, other in enumerate(names) if other == name]
         group = [tensors[i] for i in places]
-        if all(t._keras_history.operation.name == name for t in group):
+        if all(operation_of(t).name == name for t in group):
             continue
         identity = keras.layers.Identity(name=name, autocast=False)
         for i, tensor in zip(places, identity(group)):
@@ -215,8 +208,8 @@ def _named(tensors, names):
     return named
 
 
-class _Reader:
-    """Walks a functional model, node by node, into those it nests."""
+class _GraphBuilder:
+    """Collects the calls of a functional model and of those nested in it."""
 
     def __init__(self, model):
         self.model, self.calls = model, []
@@ -235,26 +228,23 @@ class _Reader:
             name,
             keras.tree.map_structure(edge, model.input),
             keras.tree.map_structure(edge, model.output),
-            [t._keras_history.operation for t in model.inputs],
-            [t._keras_history.operation.name for t in model.outputs],
+            [operation_of(t) for t in model.inputs],
+            [operation_of(t).name for t in model.outputs],
             self.calls,
         )
 
     def _walk(self, model, edges):
-        # Keras' own order of a functional model's calls; nothing public has
-        # the calls themselves.
-        for depth in sorted(model._nodes_by_depth, reverse=True):
-            for node in model._nodes_by_depth[depth]:
-                if node.is_input:
-                    continue
-                inputs = [edges[id(t)] for t in node.input_tensors]
-                outputs = self._enter(node, inputs, model)
-                edges.update((id(t), e) for t, e in zip(node.outputs, outputs))
+        for node in nodes_in_order(model):
+            if node.is_input:
+                continue
+            inputs = [edges[id(t)] for t in node.input_tensors]
+            outputs = self._enter(node, inputs, model)
+            edges.update((id(t), e) for t, e in zip(node.outputs, outputs))
         return [edges[id(t)] for t in model.outputs]
 
     def _enter(self, node, inputs, owner):
-        inner = _functional(node.operation)
-        if inner is not None and _opens(node, inner):
+        inner = functional_of(node.operation)
+        if inner is not None and _is_replaceable(node, inner):
             edges = {id(t): edge for t, edge in zip(inner.inputs, inputs)}
             return self._walk(inner, edges)
         outputs = [Edge(tuple(t.shape)) for t in node.outputs]
@@ -273,11 +263,11 @@ class _Reader:
         return self.names[id(layer)]
 
 
-def _opens(node, inner):
+def _is_replaceable(node, inner):
     """Whether a nested model can be replaced by its calls.
 
-    Not where its call changes what it is given: another structure, shape or
-    type, or an argument besides the tensors.
+    It cannot if it is called on another structure, shape or type than that it
+    was made with, or with arguments besides the tensors.
     """
     if len(node.arguments.args) != 1 or not only_tensors(node.arguments):
         return False

@@ -1,68 +1,33 @@
-"""to_litert: a ticket becomes a LiteRT (TensorFlow Lite) file.
+"""to_litert: exports a ticket to a LiteRT (TensorFlow Lite) file.
 
-The file has run in the LiteRT interpreter, and was compared with the Keras
-model, before it has its name.
+The file gets its name after it was run in the LiteRT interpreter, and its
+outputs were compared with the Keras model's.
 """
 
 import dataclasses
-import gzip
 import math
-import os
 import re
 import warnings
 
 import tensorflow as tf
 
-from keras_lottery.checks import check_integer
-from keras_lottery.export import interpreting
-from keras_lottery.export.checking import compare
-from keras_lottery.export.endpoint import Endpoint
-from keras_lottery.export.examples import named_examples
-from keras_lottery.export.saving import bare_module
+from keras_lottery.checks import check_choice, check_integer
+from keras_lottery.export import litert_file
+from keras_lottery.export.endpoint import Endpoint, named_examples
+from keras_lottery.export.saved_model import bare_module, compare_outputs
 from keras_lottery.export.serving import weights_of
-from keras_lottery.files import atomic_file
 
 _QUANTIZE = (None, "dynamic", "int8")
 _BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
-    """A LiteRT file.
+class LitertFile(litert_file.WrittenFile):
+    """What `to_litert` wrote, and the result of its verification.
 
     Args:
-        path: str.
-        bytes: int, size of the file.
-        compressed_bytes: int, the same compressed by gzip.
-        weights: int, numbers in the file's constants of rank 2 or more.
-        zeros: int, those of them that are exactly zero.
-    """
-
-    path: str
-    bytes: int
-    compressed_bytes: int
-    weights: int
-    zeros: int
-
-    def summary(self):
-        """What is in it, one line."""
-        return (
-            f"{self.zeros:,} of {self.weights:,} weights are zero; "
-            f"{self.bytes / 1e3:,.1f} kB on disk, "
-            f"{self.compressed_bytes / 1e3:,.1f} kB gzipped"
-        )
-
-    def __str__(self):
-        return self.summary()
-
-
-@dataclasses.dataclass(frozen=True)
-class LitertFile(Written):
-    """What `to_litert` wrote, and what was found when it was checked.
-
-    Args:
-        path, bytes, compressed_bytes, weights, zeros: see `Written`.
-        examples: int, how many it was checked on.
+        path, bytes, compressed_bytes, weights, zeros: see `WrittenFile`.
+        examples: int, number of examples it was verified on.
         max_difference: float, the greatest one from the Keras model's
             outputs, absolute.
     """
@@ -71,7 +36,7 @@ class LitertFile(Written):
     max_difference: float
 
     def summary(self):
-        """The result of the check, one line."""
+        """The result of the verification, one line."""
         return (
             f"verified: max difference {self.max_difference:.2g} on "
             f"{self.examples:,} examples; {super().summary()}"
@@ -90,17 +55,17 @@ def to_litert(
     examples=None,
     tolerance=1e-4,
 ):
-    """Writes a model as a LiteRT file, and checks what it wrote.
+    """Writes a model as a LiteRT file, and verifies what it wrote.
 
-    Sequential, functional and subclassed models are written, as long as the
-    built-in operators of LiteRT suffice. The file has one signature, with the
-    names that `to_serving` gives to inputs and outputs, and takes batches of
-    any size, unless `batch_size` is given: an interpreter that is not told
-    otherwise makes room for one example.
+    Sequential, functional and subclassed models can be written, as long as
+    the built-in operators of LiteRT suffice. The file has one signature, with
+    the same names of inputs and outputs as `to_serving`, and takes batches of
+    any size, unless `batch_size` is given. (An interpreter allocates memory
+    for one example unless it is resized.)
 
-    The zeros of a ticket stay exactly zero, in integers too, since weights
-    are quantized symmetrically. They take up room like any other number,
-    until the file is compressed or `sparse` leaves them out.
+    The zeros of a ticket stay exactly zero, also as integers, since weights
+    are quantized symmetrically. They take as much space as other numbers,
+    unless the file is compressed or they are left out by `sparse`.
 
     Args:
         model: `keras.Model`, wrapped or not. Its weights as they are now are
@@ -112,21 +77,21 @@ def to_litert(
         level: optional int, a trained level of a wrapped model's search, -1
             for the last.
         representative: nest of arrays, as the model takes them: some hundred
-            examples that tell `"int8"` the ranges of activations.
+            examples, from which `"int8"` takes the ranges of activations.
         sparse: bool, whether weights are stored without their zeros, by the
             converter's experimental encoding: a fraction of the size on
             disk, about the same size compressed. As of TensorFlow 2.21 it
             loses weights of dense layers whose number of inputs is no
-            multiple of 4, which is found out and refused, and the
+            multiple of 4, which is detected and refused, and the
             interpreter cannot run it with `"dynamic"`.
-        batch_size: optional int: the file takes batches of this size alone,
-            which recurrent layers need that are not unrolled, and some
+        batch_size: optional int, the only batch size that the file takes.
+            Recurrent layers that are not unrolled need one, and so do some
             accelerators. Defaults to `None`, any size.
-        examples: optional nest of arrays that the check runs on. Defaults to
-            `representative`, or to made-up ones.
+        examples: optional nest of arrays that the file is verified on.
+            Defaults to `representative`, or to random ones.
         tolerance: float, the greatest difference allowed in float32, as a
             fraction of the greatest absolute output (of 1 where that is
-            less). What quantization costs is reported and not judged.
+            less). The difference due to quantization is reported only.
 
     Returns:
         A `LitertFile`.
@@ -146,12 +111,13 @@ def to_litert(
     print(file.summary())
     ```
     """
-    _check(quantize, representative, sparse, batch_size)
-    shown = representative if examples is None else examples
+    _check_arguments(quantize, representative, sparse, batch_size)
+    if examples is None:
+        examples = representative
     samples = None
     with weights_of(model, level):
-        endpoint = Endpoint(model, examples=shown)
-        inputs = named_examples(endpoint.inputs, shown)
+        endpoint = Endpoint(model, examples=examples)
+        inputs = named_examples(endpoint.inputs, examples)
         if quantize == "int8":
             samples = named_examples(endpoint.inputs, representative)
         expected = endpoint.answers(inputs)
@@ -160,12 +126,13 @@ def to_litert(
     found = _run(content, inputs, batch_size or _BATCH)
     tolerance = math.inf if quantize else tolerance
     difference = max(
-        compare(name, found[name], expected[name], tolerance)
+        compare_outputs(name, found[name], expected[name], tolerance)
         for name in expected
     )
-    examples = len(next(iter(inputs.values())))
     return LitertFile(
-        **write(content, path), examples=examples, max_difference=difference
+        **litert_file.write_litert_file(content, path),
+        examples=len(next(iter(inputs.values()))),
+        max_difference=difference,
     )
 
 
@@ -173,9 +140,9 @@ def convert(function, quantize=None, samples=None, sparse=False):
     """A traced function as the bytes of a LiteRT file.
 
     Args:
-        function: `ConcreteFunction` of named tensors, that gives a dict.
-        quantize: as in `to_litert`. `"dynamic"` is also what a function that
-            was trained quantization-aware needs, and becomes integers by.
+        function: `ConcreteFunction` of named tensors that returns a dict.
+        quantize: as in `to_litert`. With `"dynamic"`, a function that was
+            trained quantization-aware becomes one of integers.
         samples: dict, name -> array, for `"int8"`.
         sparse: bool.
 
@@ -203,7 +170,7 @@ def convert(function, quantize=None, samples=None, sparse=False):
         ]
     try:
         with warnings.catch_warnings():
-            # Its own interpreter tells on every use that it moves elsewhere.
+            # Its interpreter warns on every use that it moves elsewhere.
             warnings.simplefilter("ignore")
             content = converter.convert()
     except Exception as error:  # The converter's own, ValueError and others.
@@ -213,22 +180,8 @@ def convert(function, quantize=None, samples=None, sparse=False):
         ) from error
     if sparse:
         plain = convert(function, quantize, samples)
-        _check_same_weights(interpreting.count(content), plain)
+        _check_same_weights(litert_file.count_weights(content), plain)
     return content
-
-
-def write(content, path):
-    """Writes the file; a dict of what `Written` tells about it."""
-    with atomic_file(path) as file:
-        file.write(content)
-    weights, zeros = interpreting.count(content)
-    return {
-        "path": os.fspath(path),
-        "bytes": len(content),
-        "compressed_bytes": len(gzip.compress(content, 6)),
-        "weights": weights,
-        "zeros": zeros,
-    }
 
 
 def _one_by_one(samples):
@@ -245,7 +198,7 @@ def _of_size(inputs, batch_size):
 
 def _run(content, inputs, batch_size):
     try:
-        return interpreting.run(content, inputs, batch_size)
+        return litert_file.interpret(content, inputs, batch_size)
     except RuntimeError as error:
         raise ValueError(
             "`model` must be one that the LiteRT interpreter can run. "
@@ -254,7 +207,7 @@ def _run(content, inputs, batch_size):
 
 
 def _check_same_weights(found, plain):
-    expected = interpreting.count(plain)
+    expected = litert_file.count_weights(plain)
     if found != expected:
         raise ValueError(
             "`sparse` must be False for this model: the converter's sparse "
@@ -265,7 +218,7 @@ def _check_same_weights(found, plain):
 
 
 def _check_no_loop(graph):
-    # The converter would end the whole process.
+    # On a loop the converter aborts the whole process.
     definition = graph.as_graph_def()
     nodes = [*definition.node]
     for function in definition.library.function:
@@ -288,16 +241,12 @@ def _reason(error):
     return next(filter(None, [*errors, *lines]), type(error).__name__)
 
 
-def _check(quantize, representative, sparse, batch_size):
-    if quantize not in _QUANTIZE:
-        raise ValueError(
-            f"`quantize` must be one of {list(_QUANTIZE)}. "
-            f"Received: quantize={quantize!r}"
-        )
+def _check_arguments(quantize, representative, sparse, batch_size):
+    check_choice("quantize", quantize, _QUANTIZE)
     if quantize == "int8" and representative is None:
         raise ValueError(
             '`representative` must be given with quantize="int8": some '
-            "hundred examples, which tell the ranges of activations. "
+            "hundred examples, which give the ranges of activations. "
             "Received: representative=None"
         )
     if quantize == "dynamic" and sparse:

@@ -1,13 +1,12 @@
-"""to_serving: a ticket becomes a directory that TensorFlow Serving loads.
+"""to_serving: exports a ticket to a directory that TensorFlow Serving loads.
 
-The directory holds one function, its variables, and what goes with them:
-warm-up requests, an example request, a `models.config` and a provenance file.
-It was run in a process without Keras, and compared, before it has its name.
+The directory holds one function, its variables, and the files that go with
+them. It gets its name after it was run in a process without Keras, and its
+outputs were compared with the Keras model's.
 """
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import zlib
@@ -16,38 +15,38 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lottery.export import asking, compaction, provenance, saving, warmup
-from keras_lottery.export.checking import check
-from keras_lottery.export.endpoint import Endpoint
-from keras_lottery.export.examples import named_examples
+from keras_lottery.export import compaction, serving_files
+from keras_lottery.export.endpoint import Endpoint, named_examples
+from keras_lottery.export.saved_model import (
+    bare_module,
+    verify_saved_model,
+    write_saved_model,
+)
 from keras_lottery.export.sparse import sparsify
-from keras_lottery.export.versions import NewVersion
+from keras_lottery.keras_internals import flatten_layers
 from keras_lottery.rewinding import model_state
 from keras_lottery.scopes import check_model
 from keras_lottery.wrapping import LotteryModel
 
-PROVENANCE_FILE = os.path.join("assets.extra", "provenance.json")
-CONFIG_FILE = os.path.join("assets.extra", "models.config")
-
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """What `to_serving` wrote, and what was found when it was checked.
+    """What `to_serving` wrote, and the result of its verification.
 
     Args:
         path: str, the version directory.
         version: int.
-        name: str, the model is served by.
+        name: str, the name the model is served by.
         inputs: dict, name -> `tf.TensorSpec`.
         outputs: dict, name -> `tf.TensorSpec`.
-        examples: int, how many it was checked on.
+        examples: int, number of examples it was verified on.
         max_difference: float, the greatest one from the Keras model's
             outputs, absolute.
         weights: int, floating-point numbers in the file.
         zeros: int, those of them that are exactly zero.
         bytes: int, size of the directory.
         compressed_bytes: int, the same with each file compressed by zlib.
-        warmup: int, warm-up requests.
+        warmup: int, number of warm-up requests.
     """
 
     path: str
@@ -71,15 +70,16 @@ class Served:
         """
         loaded = tf.saved_model.load(self.path)
         serve = loaded.signatures["serving_default"]
-        (taken,), (given,) = self.inputs, self.outputs
+        (given,), (returned,) = self.inputs, self.outputs
 
-        def answer(batch, loaded=loaded):  # Which the signature does not keep.
-            return serve(**{taken: tf.constant(batch)})[given].numpy()
+        # The signature alone does not keep the loaded variables alive.
+        def predict(batch, loaded=loaded):
+            return serve(**{given: tf.constant(batch)})[returned].numpy()
 
-        return answer
+        return predict
 
     def summary(self):
-        """The result of the check, one line."""
+        """The result of the verification, one line."""
         return (
             f"verified: max difference {self.max_difference:.2g} on "
             f"{self.examples:,} examples; {self.zeros:,} of {self.weights:,} "
@@ -92,23 +92,24 @@ class Served:
 
     @property
     def base_dir(self):
-        """What TensorFlow Serving is pointed at."""
+        """The directory to point TensorFlow Serving at."""
         return os.path.dirname(self.path)
 
     def instructions(self):
-        """How to serve it and how to ask it, to copy."""
-        config = asking.models_config(self.name).strip()
-        request = asking.grpc_request(self.name, self.inputs, self.outputs)
+        """How to serve the model and how to send requests, to be copied."""
+        config = serving_files.models_config(self.name).strip()
         parts = {
-            "Serve it": asking.docker_run(self.base_dir, self.name),
+            "Serve it": serving_files.docker_run(self.base_dir, self.name),
             "or as one of several models, by a models.config": config,
-            "Ask by REST": asking.curl(self.path, self.name),
-            "Ask by gRPC, in Python": request,
+            "Ask by REST": serving_files.curl(self.path, self.name),
+            "Ask by gRPC, in Python": serving_files.grpc_request(
+                self.name, self.inputs, self.outputs
+            ),
         }
-        told = [f"# {title}\n{text}" for title, text in parts.items()]
+        lines = [f"# {title}\n{text}" for title, text in parts.items()]
         if not self.warmup:
-            told.append(f"# {warmup.MISSING}")
-        return "\n\n".join(told)
+            lines.append(f"# {serving_files.WARMUP_MISSING}")
+        return "\n\n".join(lines)
 
 
 def to_serving(
@@ -126,12 +127,12 @@ def to_serving(
     tolerance=1e-4,
     metadata=None,
 ):
-    """Writes a model for TensorFlow Serving, and checks what it wrote.
+    """Writes a model for TensorFlow Serving, and verifies what it wrote.
 
     `<base_dir>/<version>/` appears in one step, after a process that can
-    import neither Keras nor this library has loaded it, answered `examples`
-    through the signature `serving_default`, and agreed with the Keras model.
-    Loading it takes TensorFlow alone.
+    import neither Keras nor this library has loaded it, computed the outputs
+    for `examples` through the signature `serving_default`, and these were
+    found to be the Keras model's. Loading it takes TensorFlow alone.
 
     Inputs and outputs are named by dictionary keys or by the layers, where
     these were given names; else `"inputs"` and `"outputs"`, or `"input_1"`,
@@ -145,17 +146,18 @@ def to_serving(
         level: optional int, a trained level of a wrapped model's search, -1
             for the last.
         compact: bool, whether units that are never used are removed first.
-        sparse: `None`; `"auto"`: dense layers for which it is measured to be
-            faster are multiplied as sparse matrices; or a tuple, the sizes
-            of the batches to measure it at.
+        sparse: `None`; `"auto"`: the kernels of dense layers are stored as
+            sparse matrices where that is measured to be faster; or a tuple,
+            the batch sizes to measure it at.
         preprocess: optional callable of TensorFlow or Keras operations, from
-            raw inputs to the model's. It takes what `examples` are, or what
-            its `input_signature` says if it is a `tf.function` with one.
-        softmax: bool, whether a softmax goes after every output.
-        examples: optional nest of arrays that the check runs on, as the
-            model (or `preprocess`) takes them. Defaults to made-up ones.
-        name: optional str, to serve it by: letters, digits, `_`, `-` and
-            `.`. Defaults to that of `base_dir`.
+            raw inputs to the model's. The raw inputs are specified by its
+            `input_signature` if it is a `tf.function` that has one, else by
+            `examples`.
+        softmax: bool, whether softmax is applied to every output.
+        examples: optional nest of arrays that the model is verified on, as
+            it (or `preprocess`) takes them. Defaults to random ones.
+        name: optional str, the name to serve it by: letters, digits, `_`,
+            `-` and `.`. Defaults to that of `base_dir`.
         tolerance: float, the greatest difference allowed, as a fraction of
             the greatest absolute output (of 1 where that is less).
         metadata: optional dict, kept in the provenance file, such as
@@ -180,8 +182,8 @@ def to_serving(
     print(served.instructions())
     ```
     """
-    new = NewVersion(base_dir, version)
-    name = _check_name(name, new.base_dir)
+    new = serving_files.VersionDirectory(base_dir, version)
+    name = _checked_name(name, new.base_dir)
     _check_sparse(sparse)
     with weights_of(model, level) as index:
         endpoint = Endpoint(model, preprocess, softmax, examples)
@@ -190,19 +192,19 @@ def to_serving(
         expected = endpoint.answers(inputs)
         smaller, changes = _smaller(model, compact, sparse)
         function = endpoint.of(smaller).trace()
-        saving.bare_module(function, holders=_layers(smaller, preprocess))
-        story = provenance.describe(model, index)
-        with new, _one_kind_of_error(new.base_dir):
-            saving.save(
-                function,
-                new.part,
-                {id(v.value): p for p, v in model_state(smaller).items()},
-                _layers(smaller, preprocess),
+        holders = _layers(smaller, preprocess)
+        bare_module(function, holders=holders)
+        provenance = serving_files.describe_provenance(model, index)
+        with new, _disk_errors(new.base_dir):
+            paths = {id(v.value): p for p, v in model_state(smaller).items()}
+            write_saved_model(function, new.part, paths, holders)
+            verified = dataclasses.asdict(
+                verify_saved_model(new.part, inputs, expected, tolerance)
             )
-            checked = check(new.part, inputs, expected, tolerance)
-            found = dataclasses.asdict(checked)
-            story = {**story, **changes, **found, "metadata": metadata or {}}
-            asked = _write_extras(new.part, name, inputs, story)
+            provenance.update(changes, **verified, metadata=metadata or {})
+            warmup = serving_files.write_extra_files(
+                new.part, name, inputs, provenance
+            )
             size, compressed = sizes(new.part)
     return Served(
         path=new.path,
@@ -210,10 +212,10 @@ def to_serving(
         name=name,
         inputs=endpoint.inputs,
         outputs=_specs(function.structured_outputs),
-        **found,
+        **verified,
         bytes=size,
         compressed_bytes=compressed,
-        warmup=asked,
+        warmup=warmup,
     )
 
 
@@ -226,11 +228,11 @@ def weights_of(model, level=None):
         level: optional int, a trained level of a wrapped model's search.
 
     Yields:
-        The level, an int, or `None` where the model tells of none.
+        The level, an int, or `None` for a model that is not wrapped.
 
     Raises:
         ValueError: If there is no such level, if the model is not built, or
-            if without `level` it holds but the weights it was rewound to.
+            if `level` is `None` and the model was rewound.
     """
     if not isinstance(model, LotteryModel):
         check_model(model)
@@ -268,7 +270,7 @@ def sizes(directory):
 
 
 def _smaller(model, compact, sparse):
-    """The model as it is to be written, and what was changed for that."""
+    """The compacted or sparse model, and what was changed, for provenance."""
     changes = {}
     if compact:
         result = compaction.compact(model)
@@ -281,33 +283,12 @@ def _smaller(model, compact, sparse):
     return model, changes
 
 
-def _write_extras(directory, name, inputs, story):
-    """What goes with the model; returns the number of warm-up requests."""
-    files = {
-        PROVENANCE_FILE: json.dumps(story, indent=2, default=_plain),
-        CONFIG_FILE: asking.models_config(name),
-        asking.REQUEST_FILE: asking.rest_request(inputs),
-    }
-    os.makedirs(os.path.join(directory, "assets.extra"), exist_ok=True)
-    for path, text in files.items():
-        with open(os.path.join(directory, path), "w") as file:
-            file.write(text)
-    return warmup.write(directory, name, inputs)
-
-
-def _plain(value):
-    """What JSON knows no form for: NumPy's numbers, dataclasses."""
-    if dataclasses.is_dataclass(value):
-        return dataclasses.asdict(value)
-    return value.item() if hasattr(value, "item") else str(value)
-
-
 def _layers(model, preprocess):
-    """Every layer, whose attributes may be lookup tables."""
+    """List of all layers, whose attributes may be lookup tables."""
     roots = [model]
     if isinstance(preprocess, keras.layers.Layer):
         roots.append(preprocess)
-    return [layer for root in roots for layer in root._flatten_layers()]
+    return [layer for root in roots for layer in flatten_layers(root)]
 
 
 def _specs(outputs):
@@ -317,13 +298,13 @@ def _specs(outputs):
     }
 
 
-def _check_name(name, base_dir):
+def _checked_name(name, base_dir):
     if name is None:
         name = os.path.basename(base_dir)
     if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
         raise ValueError(
-            "`name` must be letters, digits, `_`, `-` and `.`, since it goes "
-            f"into an address. Received: name={name!r}"
+            "`name` must be letters, digits, `_`, `-` and `.`, since it is "
+            f"part of an address. Received: name={name!r}"
         )
     return name
 
@@ -337,7 +318,7 @@ def _check_sparse(sparse):
 
 
 def _check_not_rewound(pruner):
-    """A rewound model is never what is to be served."""
+    """Refuses a model that holds the weights it was rewound to."""
     if not pruner.levels:
         return
     masks, point = pruner.masks, pruner.rewind_point
@@ -354,15 +335,15 @@ def _check_not_rewound(pruner):
 
 
 @contextlib.contextmanager
-def _one_kind_of_error(base_dir):
-    """TensorFlow has errors of its own for a disk that is full."""
+def _disk_errors(base_dir):
+    """Turns TensorFlow's own errors, of a full disk, into `OSError`."""
     try:
         yield
     except tf.errors.OpError as error:
-        told = error.message.strip().partition("\n")[0]
+        message = error.message.strip().partition("\n")[0]
         # Without the names of a node and an operation.
-        told = re.sub(r"\{\{.*?\}\} | \[Op:\w+\]", "", told)
-        raise OSError(f"{base_dir} could not be written: {told}") from error
+        message = re.sub(r"\{\{.*?\}\} | \[Op:\w+\]", "", message)
+        raise OSError(f"{base_dir} could not be written: {message}") from error
 
 
 def _megabytes(size):

@@ -1,9 +1,9 @@
-"""sparsify: dense layers that multiply their surviving weights alone.
+"""sparsify: dense layers that compute with their surviving weights only.
 
-The weights of a chosen layer are stored as the places and values of those
-that are not zero, and multiplied by TensorFlow's own operation for matrices
-in compressed sparse rows (CSR), which stock TensorFlow Serving has. Whether
-that is faster is measured, on the machine that asks.
+The kernel of a chosen layer is stored as the indices and values of the weights
+that are not zero, and multiplied by TensorFlow's operation for matrices in
+compressed sparse rows (CSR), which is part of TensorFlow Serving. Whether that
+is faster is measured on this machine.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_lottery.checks import check_integer
-from keras_lottery.export.graph import copied, read, rebuild
+from keras_lottery.export.graph import copied, graph_of, rebuild
 
 # A sparse layer must take at most this part of the dense one's time.
 MARGIN = 0.9
@@ -24,7 +24,7 @@ MARGIN = 0.9
 
 @keras.saving.register_keras_serializable(package="keras_lottery")
 class SparseDense(keras.layers.Layer):
-    """A `keras.layers.Dense` that stores the connections it has, no others.
+    """A `keras.layers.Dense` that stores only the weights that are not zero.
 
     For inference: nothing in it is trainable. It computes in float32, on
     inputs of rank 2, outside XLA.
@@ -67,14 +67,14 @@ class SparseDense(keras.layers.Layer):
         self.bias = weight("bias", self.units) if self.use_bias else None
 
     def call(self, inputs):
-        # A matrix in CSR is no tensor, so no variable can hold it: it is
-        # made from its parts at every call, which a measurement includes.
+        # A CSR matrix is not a tensor, so no variable can hold it. It is made
+        # from its parts at every call, and the measurement includes that.
         kernel = tf.raw_ops.SparseTensorToCSRSparseMatrix(
             indices=tf.cast(self.places, tf.int64),
             values=tf.convert_to_tensor(self.values),
             dense_shape=(self.units, inputs.shape[-1]),
         )
-        # Transposed here: the operation's own way of it takes longer.
+        # The operation's own option to transpose takes longer.
         outputs = tf.transpose(
             tf.raw_ops.SparseMatrixMatMul(a=kernel, b=tf.transpose(inputs))
         )
@@ -97,7 +97,7 @@ class SparseDense(keras.layers.Layer):
 
 @dataclasses.dataclass
 class Choice:
-    """What was measured of a dense layer, and what followed.
+    """The measurement of a dense layer, and what was decided.
 
     Args:
         name: str, the layer's.
@@ -132,18 +132,18 @@ class Sparsified:
 def sparsify(model, batch_sizes=(1, 32, 256), which="auto", repetitions=20):
     """Stores the kernels of dense layers sparse, where that is faster.
 
-    "Where" is a rule: a layer becomes sparse if at *every* stated batch size
-    it takes at most 90 % of the dense layer's time, by the median of
-    alternating runs on this machine. State the batch sizes that are served.
-    A layer in another precision than float32, or with inputs of a rank other
-    than 2, stays dense.
+    A layer becomes sparse if at *every* one of `batch_sizes` it takes at most
+    90 % of the dense layer's time, by the median of alternating runs on this
+    machine. Give the batch sizes that will be served. A layer in another
+    precision than float32, or with inputs of a rank other than 2, stays
+    dense.
 
     Args:
         model: a built functional or Sequential `keras.Model`, wrapped or not,
             whose pruned weights are zeros. It is not changed.
-        batch_sizes: sequence of ints, what to measure at.
-        which: `"auto"`: as measured; `"all"`: every layer that can be; or a
-            list of names of layers. The last two measure nothing.
+        batch_sizes: sequence of int, to measure at.
+        which: `"auto"`, as measured; `"all"`, every layer that can be sparse;
+            or a list of names of layers. The last two measure nothing.
         repetitions: int, runs per layer and batch size.
 
     Returns:
@@ -165,7 +165,7 @@ def sparsify(model, batch_sizes=(1, 32, 256), which="auto", repetitions=20):
     for size in (batch_sizes := tuple(batch_sizes)):
         check_integer("batch_sizes", size, minimum=1)
     check_integer("repetitions", repetitions, minimum=1)
-    graph = read(model)
+    graph = graph_of(model)
     layers, obstacles = {}, {}
     for call in graph.calls:
         if type(call.layer) is keras.layers.Dense:
@@ -221,17 +221,17 @@ def sparse_like(layer, name):
     return sparse, weights
 
 
-def measure(functions, x, repetitions):
-    """Median seconds of each function on `x`, their runs alternating."""
+def median_seconds(functions, x, repetitions):
+    """List of the median seconds of each function on `x`, run alternately."""
     seconds = [[] for _ in functions]
     for function in functions:
         function(x)
     for _ in range(repetitions):
-        for taken, function in zip(seconds, functions):
+        for measured, function in zip(seconds, functions):
             start = time.perf_counter()
             np.asarray(function(x))
-            taken.append(time.perf_counter() - start)
-    return [statistics.median(taken) for taken in seconds]
+            measured.append(time.perf_counter() - start)
+    return [statistics.median(measured) for measured in seconds]
 
 
 def _decide(choice, layer, batch_sizes, repetitions):
@@ -243,7 +243,7 @@ def _decide(choice, layer, batch_sizes, repetitions):
     draw = np.random.default_rng(0)
     for size in batch_sizes:
         x = tf.constant(draw.normal(size=(size, width)), tf.float32)
-        seconds = measure(functions, x, repetitions)
+        seconds = median_seconds(functions, x, repetitions)
         choice.dense[size], choice.sparse[size] = seconds
     gains = {s: choice.dense[s] / choice.sparse[s] for s in batch_sizes}
     choice.chosen = all(gain * MARGIN >= 1 for gain in gains.values())

@@ -1,8 +1,8 @@
-"""To tfmot and back: a ticket goes on where only Keras 2 goes.
+"""A ticket in TensorFlow Model Optimization (tfmot), and back.
 
-TensorFlow Model Optimization clusters weights and trains quantization-aware
-without losing a ticket's zeros, and knows no Keras but tf_keras. So the ticket
-is built once more there, in a process of its own.
+tfmot clusters weights and trains quantization-aware without losing a ticket's
+zeros, and works with tf_keras (Keras 2) alone. So the ticket is built again in
+tf_keras, in a process of its own.
 """
 
 import dataclasses
@@ -12,13 +12,26 @@ import sys
 import keras
 import numpy as np
 
+from keras_lottery import processes
 from keras_lottery.checks import check_integer
-from keras_lottery.export import legacy, litert, tfmot_training
-from keras_lottery.export.legacy_process import call, check_installed
+from keras_lottery.export import litert_file
 from keras_lottery.export.serving import weights_of
+from keras_lottery.export.tfmot_training import (
+    COMPARED,
+    Job,
+    describe_file,
+    describe_stripped,
+    optimize,
+)
+from keras_lottery.tf_keras import (
+    ENVIRONMENT,
+    build_model,
+    describe_model,
+    missing_packages,
+)
 from keras_lottery.wrapping import wrap
 
-# What tfmot both clusters and quantizes, or leaves as it is.
+# The layers that tfmot clusters and quantizes, or leaves as they are.
 _LAYERS = (
     "Activation Add AveragePooling2D BatchNormalization Concatenate Conv2D "
     "Dense DepthwiseConv2D Dropout Flatten GlobalAveragePooling2D "
@@ -30,11 +43,11 @@ _BEFORE_NORMALIZATION = ("Conv2D", "Dense", "DepthwiseConv2D")
 
 
 @dataclasses.dataclass(frozen=True)
-class TfmotFile(litert.Written):
-    """What `to_tfmot_litert` wrote, and what was measured.
+class TfmotFile(litert_file.WrittenFile):
+    """What `to_tfmot_litert` wrote, and its accuracy.
 
     Args:
-        path, bytes, compressed_bytes, weights, zeros: see `Written`.
+        path, bytes, compressed_bytes, weights, zeros: see `WrittenFile`.
         accuracy_before: float, the Keras model's on the test set, a fraction.
         accuracy: float, the file's, in the LiteRT interpreter.
     """
@@ -43,7 +56,7 @@ class TfmotFile(litert.Written):
     accuracy: float
 
     def summary(self):
-        """What was measured, one line."""
+        """Its accuracy, weights, zeros and size, one line."""
         return (
             f"accuracy {self.accuracy:.2%}, before {self.accuracy_before:.2%}; "
             f"{super().summary()}"
@@ -67,11 +80,12 @@ def to_tfmot_litert(
 ):
     """Clusters and quantizes a ticket by tfmot, and writes it for LiteRT.
 
-    A classifier: one input, one output of logits or probabilities, labels
-    that are integers. It trains under tfmot's sparsity-preserving clustering,
-    then under its sparsity- and cluster-preserving quantization-aware
-    training; the file is refused unless each of the ticket's zeros is a zero
-    in it. Training starts from the ticket's weights with a new Adam.
+    The model must be a classifier: one input, one output of logits or
+    probabilities, integer labels. It is trained with tfmot's
+    sparsity-preserving clustering, then with its sparsity- and
+    cluster-preserving quantization-aware training. The file is refused unless
+    each of the ticket's zeros is a zero in it. Training starts from the
+    ticket's weights with a new Adam.
 
     Args:
         model: Sequential or functional `keras.Model` of built-in layers,
@@ -80,13 +94,13 @@ def to_tfmot_litert(
         path: str or path-like, of the file.
         x: array, training examples.
         y: array of int, their labels.
-        test: pair (x, y) that accuracies are measured on.
+        test: pair (x, y) to measure accuracies on.
         level: optional int, a trained level of a wrapped model's search, -1
             for the last.
         clusters: optional int, at least 3: how many different weights a
             layer may have, zero among them. Defaults to `None`, any number.
-        quantize_aware: bool, whether it is trained for 8-bit weights and
-            activations, and written with them; else with float32.
+        quantize_aware: bool, whether it is trained for, and written with,
+            8-bit weights and activations; else with float32.
         epochs: int, of clustering and of quantization-aware training each.
         batch_size: int.
         learning_rate: float, Adam's.
@@ -97,7 +111,7 @@ def to_tfmot_litert(
 
     Raises:
         ValueError: If an argument is wrong, or the model has a layer that
-            tfmot cannot take. Nothing has started by then.
+            tfmot cannot take. No training has started by then.
         ImportError: If tf_keras or tfmot is not installed.
         RuntimeError: If a zero was lost. Nothing is written.
 
@@ -112,16 +126,16 @@ def to_tfmot_litert(
 
     Source: tfmot's collaborative optimization, PQAT and PCQAT.
     """
-    check_installed()
+    _check_installed()
     _check_numbers(clusters, quantize_aware, epochs, batch_size, seed)
     train, test = _examples("x", x, y), _examples("test", *test)
     with weights_of(model, level):
-        description = legacy.describe(model, keras)
+        description = describe_model(model, keras)
         check_layers(description)
-        outputs = model.predict(train[0][: tfmot_training.SHOWN], verbose=0)
-        _check_outputs(outputs, train[1])
+        outputs = model.predict(train[0][:COMPARED], verbose=0)
+        _check_classes(outputs, train[1])
         before = _accuracy(model.predict(test[0], verbose=0), test[1])
-    job = tfmot_training.Job(
+    job = Job(
         description,
         outputs=outputs,
         train=train,
@@ -134,26 +148,27 @@ def to_tfmot_litert(
         learning_rate=learning_rate,
         seed=seed,
     )
-    content, outputs = call(tfmot_training.optimize, job)
+    content, outputs = processes.call(optimize, job, env=ENVIRONMENT)
     return TfmotFile(
-        **litert.write(content, path),
+        **litert_file.write_litert_file(content, path),
         accuracy_before=before,
         accuracy=_accuracy(outputs, test[1]),
     )
 
 
 def from_tfmot(model, **wrap_arguments):
-    """Makes a pruned tf_keras model a wrapped Keras 3 model.
+    """Turns a pruned tf_keras model into a wrapped Keras 3 model.
 
-    Its exact zeros become the mask. Biases keep their values, zero or not. A
-    table of `Embedding` has a mask if `rates` says that it is pruned:
+    Its exact zeros become the mask. Biases keep their values, zero or not. The
+    table of an `Embedding` is masked only if `rates` has a rate for it:
     `rates={keras.layers.Embedding: 0.2}`.
 
     Args:
         model: what tfmot's `strip_pruning` returned, or the path it was saved
-            to by tf_keras: `.keras`, `.h5` or a SavedModel directory. A
-            Sequential or functional model of the layers of `legacy.LAYERS`;
-            it comes out as a functional one, in float32 and not compiled.
+            to by tf_keras: `.keras`, `.h5` or a SavedModel directory. It must
+            be a Sequential or functional model of the layers in
+            `keras_lottery.tf_keras.LAYERS`. The new model is functional, in
+            float32 and not compiled.
         **wrap_arguments: those of `keras_lottery.wrap`, apart from `masks`.
 
     Returns:
@@ -175,11 +190,11 @@ def from_tfmot(model, **wrap_arguments):
     ```
     """
     if isinstance(model, (str, os.PathLike)):
-        check_installed()
+        _check_installed()
         path = os.path.abspath(model)
         if not os.path.exists(path):
             raise FileNotFoundError(f"There is no {path}.")
-        description = call(tfmot_training.describe_file, path)
+        description = processes.call(describe_file, path, env=ENVIRONMENT)
     else:
         library = sys.modules.get("tf_keras")
         if library is None or not isinstance(model, library.Model):
@@ -187,17 +202,16 @@ def from_tfmot(model, **wrap_arguments):
                 "`model` must be a tf_keras model, or the path of one. "
                 f"Received: {type(model)}"
             )
-        description = tfmot_training.describe_stripped(model)
-    return wrap(
-        legacy.build(description, keras), masks="zeros", **wrap_arguments
-    )
+        description = describe_stripped(model)
+    model = build_model(description, keras)
+    return wrap(model, masks="zeros", **wrap_arguments)
 
 
 def check_layers(description):
-    """Refuses what tfmot cannot take, naming the layer.
+    """Refuses a model that tfmot cannot take, naming the layer.
 
     Args:
-        description: `legacy.Description`.
+        description: `Description` of the model.
     """
     called = [name for name, _ in description.calls]
     for name, sources in description.calls:
@@ -254,6 +268,13 @@ def _refuse(name, what, reason):
     )
 
 
+def _check_installed():
+    for package in missing_packages():
+        raise ImportError(
+            f"This needs the package {package}, which is not installed."
+        )
+
+
 def _ends_in_softmax(description):
     name, _ = description.calls[description.outputs[0]]
     kind, config = description.layers[name]
@@ -280,7 +301,7 @@ def _examples(name, x, y):
     return x, y
 
 
-def _check_outputs(outputs, labels):
+def _check_classes(outputs, labels):
     if outputs.ndim != 2 or outputs.shape[1] <= labels.max():
         raise ValueError(
             "`model` must have an output for each class. Received: outputs "

@@ -1,27 +1,27 @@
-"""What runs where tf_keras and tfmot live: training, conversion, loading.
-
-`legacy_process` calls what is public here in a process of its own.
-"""
+"""The part of `tfmot` that runs in the process of tf_keras: training,
+conversion, and models that tf_keras saved."""
 
 import dataclasses
 
 import numpy as np
 import tensorflow as tf
 
-from keras_lottery.export import interpreting, legacy
+from keras_lottery.export import litert_file
 from keras_lottery.export.litert import convert
+from keras_lottery.keras_internals import cluster_weights
+from keras_lottery.tf_keras import Description, build_model, describe_model
 
-# How many examples the twin is compared with the original on.
-SHOWN = 32
+# Number of examples on which the model in tf_keras is compared.
+COMPARED = 32
 
 
 @dataclasses.dataclass
 class Job:
-    """All that the process needs to know.
+    """What the process of tf_keras needs.
 
     Args:
-        description: `legacy.Description` of the ticket.
-        outputs: array, what it answers to the first `SHOWN` training examples.
+        description: `Description` of the ticket.
+        outputs: array, its outputs for the first `COMPARED` examples.
         train: pair (x, y) of arrays.
         test: pair (x, y) of arrays.
         from_logits: bool, whether the model ends without a softmax.
@@ -33,7 +33,7 @@ class Job:
         seed: int.
     """
 
-    description: legacy.Description
+    description: Description
     outputs: np.ndarray
     train: tuple
     test: tuple
@@ -47,37 +47,42 @@ class Job:
 
 
 def optimize(job):
-    """Trains as the job says.
+    """Clusters and quantizes a ticket in tf_keras.
+
+    Args:
+        job: `Job`.
 
     Returns:
-        The bytes of a LiteRT file, and what it answers to the test set.
+        The bytes of a LiteRT file, and its outputs for the test set.
 
     Raises:
-        ValueError: If the twin does not compute what the ticket does.
+        ValueError: If the outputs of the model in tf_keras differ.
         RuntimeError: If a zero was lost.
     """
     import tf_keras
 
     tf_keras.utils.set_random_seed(job.seed)
-    model = legacy.build(job.description, tf_keras)
-    _check_same(model, job)
+    model = build_model(job.description, tf_keras)
+    _check_same_outputs(model, job)
     if job.clusters:
         model = _clustered(model, job)
     if job.quantize_aware:
         model = _quantized(model, job)
     content = convert(_traced(model), "dynamic" if job.quantize_aware else None)
     check_zeros(content, job.description)
-    (outputs,) = interpreting.run(content, {"inputs": job.test[0]}).values()
+    (outputs,) = litert_file.interpret(
+        content, {"inputs": job.test[0]}
+    ).values()
     return content, outputs
 
 
 def describe_file(path):
-    """The `legacy.Description` of a model that tf_keras saved."""
+    """The `Description` of a model that tf_keras saved."""
     import tf_keras
 
     try:
         model = tf_keras.models.load_model(path, compile=False)
-    except Exception as error:  # Whatever a foreign file makes it raise.
+    except Exception as error:  # Of any kind, from a file of any kind.
         if "PruneLowMagnitude" in str(error):
             raise ValueError(_STRIP) from None
         first = str(error).strip().partition("\n")[0]
@@ -88,12 +93,12 @@ def describe_file(path):
 
 
 def describe_stripped(model):
-    """The `legacy.Description` of a tf_keras model."""
+    """The `Description` of a tf_keras model."""
     import tf_keras
 
     if any(type(x).__name__ == "PruneLowMagnitude" for x in model.layers):
         raise ValueError(_STRIP)
-    return legacy.describe(model, tf_keras)
+    return describe_model(model, tf_keras)
 
 
 _STRIP = (
@@ -108,12 +113,12 @@ def check_zeros(content, description):
 
     Args:
         content: bytes of the file.
-        description: `legacy.Description` of the ticket.
+        description: `Description` of the ticket.
 
     Raises:
         RuntimeError: Naming the first layer that lost one.
     """
-    in_file = interpreting.kernels(content)
+    in_file = litert_file.dense_kernels(content)
     for name, arrays in description.weights.items():
         kind, _ = description.layers[name]
         for kernel in arrays:
@@ -137,8 +142,8 @@ def _in_litert(kernel, kind):
     return np.moveaxis(kernel, -1, 0)
 
 
-def _check_same(model, job):
-    found = model.predict(job.train[0][:SHOWN], verbose=0)
+def _check_same_outputs(model, job):
+    found = model.predict(job.train[0][:COMPARED], verbose=0)
     difference = np.abs(found - job.outputs).max()
     if not difference <= 1e-4 * max(1.0, np.abs(job.outputs).max()):
         raise ValueError(
@@ -150,14 +155,7 @@ def _check_same(model, job):
 def _clustered(model, job):
     import tensorflow_model_optimization as tfmot
 
-    # The public `cluster_weights` does not preserve sparsity.
-    from tensorflow_model_optimization.python.core.clustering.keras.experimental import (  # noqa: E501
-        cluster,
-    )
-
-    clustered = cluster.cluster_weights(
-        model, number_of_clusters=job.clusters, preserve_sparsity=True
-    )
+    clustered = cluster_weights(model, number_of_clusters=job.clusters)
     _fit(clustered, job)
     return tfmot.clustering.keras.strip_clustering(clustered)
 
@@ -186,8 +184,8 @@ def _scheme(clusters):
 
     class Registry(shared):
         def get_quantize_config(self, layer):
-            # One quantizer is shared by all layers, and stops preserving
-            # zeros in all once it has met one without any.
+            # One quantizer is shared by all layers, and after a layer
+            # without zeros it does not preserve those of the next ones.
             shared.__init__(self, preserve_sparsity=True)
             return super().get_quantize_config(layer)
 

@@ -1,11 +1,26 @@
-"""A model in the other Keras: Keras 3 here, tf_keras (Keras 2) there.
+"""The twin of a model in the other Keras: Keras 3 or tf_keras (Keras 2).
 
-Neither reads the other's models, nor should both be at work in one process.
-What they share is layers that compute the same under the same names: `describe`
-writes a model down as plain data, and `build` makes it again, in either Keras.
+Neither loads the other's models, and importing tensorflow_model_optimization
+turns a whole process to Keras 2. What both have in common is layers that
+compute the same under the same names. `describe_model` turns a model into
+plain data, which can be sent to another process, and `build_model` makes a
+model of it again, in either Keras.
 """
 
 import dataclasses
+import importlib.util
+
+from keras_lottery import keras_internals
+
+# The environment of a process that tf_keras takes over.
+ENVIRONMENT = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+_PACKAGES = ("tf_keras", "tensorflow_model_optimization")
+
+
+def missing_packages():
+    """List of the packages of tf_keras and tfmot that are not installed."""
+    return [p for p in _PACKAGES if importlib.util.find_spec(p) is None]
+
 
 _FUNCTION = "initializer regularizer constraint".split()
 
@@ -33,7 +48,8 @@ _AFFINE = (
     "beta_regularizer gamma_regularizer beta_constraint gamma_constraint"
 )
 
-# Which layers compute the same in both, and what makes one.
+# The layers that compute the same in both, each with the parts of its
+# configuration that are kept.
 LAYERS = {
     "Activation": "activation",
     "Add": "",
@@ -83,20 +99,20 @@ LAYERS = {
 
 _MERGING = "Add Average Concatenate Maximum Minimum Multiply Subtract".split()
 
-# `hard_sigmoid`, for one, is another function in each.
+# Those that are the same function in both. `hard_sigmoid` is not.
 ACTIVATIONS = (
     "elu exponential gelu linear relu selu sigmoid softmax softplus softsign "
     "tanh"
 ).split()
 
-# What else is in a configuration, and makes no other layer.
-_NO_MATTER = (
+# The parts of a configuration that do not change what a layer computes.
+_IGNORED = (
     "name trainable dtype batch_input_shape implementation input_length seed "
     "renorm_momentum"
 ).split()
 
-# The names that tf_keras has for what Keras 3 calls otherwise.
-_LEGACY_NAMES = {("LeakyReLU", "negative_slope"): "alpha"}
+# (layer, name in Keras 3) -> name in tf_keras, where they differ.
+_TF_KERAS_NAMES = {("LeakyReLU", "negative_slope"): "alpha"}
 
 
 @dataclasses.dataclass
@@ -107,9 +123,10 @@ class Description:
         name: str, the model's.
         layers: dict, layer name -> (class name, configuration).
         weights: dict, layer name -> list of arrays.
-        calls: list of (layer name, list of the calls its inputs come from).
-        inputs: list of calls.
-        outputs: list of calls.
+        calls: list of (layer name, list of the indices of the calls that its
+            inputs come from), one per call of a layer.
+        inputs: list of indices of calls.
+        outputs: list of indices of calls.
     """
 
     name: str
@@ -124,11 +141,11 @@ class Description:
         return {name: kind for name, (kind, _) in self.layers.items()}
 
 
-def describe(model, library):
-    """Writes a model down.
+def describe_model(model, library):
+    """Describes a model as plain data.
 
     Args:
-        model: Sequential or functional model, built of built-in layers.
+        model: Sequential or functional model of built-in layers, built.
         library: the module it belongs to, `keras` or `tf_keras`.
 
     Returns:
@@ -142,30 +159,31 @@ def describe(model, library):
             "`model` must be a built Sequential or functional model of "
             f"built-in layers. Received: {model.name!r}, of type {type(model)}"
         )
-    description, places = Description(model.name), {}
+    description, indices = Description(model.name), {}
 
     def visit(tensor):
-        layer, index, _ = tensor._keras_history
-        if (layer.name, index) not in places:
-            node = layer._inbound_nodes[index]
+        layer, index, node = keras_internals.node_of(tensor)
+        if (layer.name, index) not in indices:
             _check_layer(layer, node, library)
             sources = [visit(source) for source in _sources(node)]
             _add_layer(description, layer, tensor, library)
-            places[layer.name, index] = len(description.calls)
+            indices[layer.name, index] = len(description.calls)
             description.calls.append((layer.name, sources))
-        return places[layer.name, index]
+        return indices[layer.name, index]
 
     description.inputs = [visit(tensor) for tensor in model.inputs]
     description.outputs = [visit(tensor) for tensor in model.outputs]
     return description
 
 
-def build(description, library):
-    """Builds what `describe` wrote down.
+def build_model(description, library, wrapper=None):
+    """Builds a model from its description.
 
     Args:
         description: `Description`.
         library: the module to build it in, `keras` or `tf_keras`.
+        wrapper: optional function of a new layer, not built, that returns the
+            layer to call in its place: itself, or a wrapper around it.
 
     Returns:
         A functional model with the same weights. It computes in float32.
@@ -173,19 +191,20 @@ def build(description, library):
     Example:
 
     ```python
-    twin = build(describe(model, keras), tf_keras)  # where both may live
+    twin = build_model(describe_model(model, keras), tf_keras)
     ```
     """
-    layers, tensors = {}, []
+    layers, called, tensors = {}, {}, []
     for name, sources in description.calls:
         kind, config = description.layers[name]
         if kind == "InputLayer":
             tensors.append(library.Input(**config, name=name))
             continue
         if name not in layers:
-            layers[name] = _layer(name, kind, config, library)
+            layers[name] = layer = _layer(name, kind, config, library)
+            called[name] = wrapper(layer) if wrapper else layer
         given = [tensors[source] for source in sources]
-        tensors.append(layers[name](given if kind in _MERGING else given[0]))
+        tensors.append(called[name](given if kind in _MERGING else given[0]))
     for name, arrays in description.weights.items():
         layers[name].set_weights(arrays)
     inputs = [tensors[call] for call in description.inputs]
@@ -202,7 +221,7 @@ def _graph_outputs(model):
 
 
 def _sources(node):
-    # Keras 2 has an input be a source of its own.
+    # In Keras 2 the input tensors of an input layer are its own outputs.
     if hasattr(node, "keras_inputs"):
         return node.keras_inputs
     return node.input_tensors
@@ -210,7 +229,7 @@ def _sources(node):
 
 def _check_layer(layer, node, library):
     kind = type(layer).__name__
-    # By identity: `ops.add` is a class `Add` too.
+    # By identity: the operation `keras.ops.add` is of a class `Add` too.
     own = getattr(library.layers, kind, None) is type(layer)
     if kind not in LAYERS or not own:
         raise ValueError(
@@ -221,7 +240,7 @@ def _check_layer(layer, node, library):
     options = getattr(node, "call_kwargs", None)
     if options is None:
         options = node.arguments.kwargs
-    # False, as Keras 3 has it for `training`, changes no inference.
+    # `training=False`, which Keras 3 records, changes nothing at inference.
     given = [k for k, v in options.items() if v is not None and v is not False]
     if given:
         raise ValueError(
@@ -241,7 +260,7 @@ def _add_layer(description, layer, tensor, library):
         config = _config(layer, kind, library)
     description.layers[layer.name] = kind, config
     if layer.weights:
-        # A type the other Keras computes in, whatever it was.
+        # The twin computes in float32, whatever the type was.
         arrays = [array.astype("float32") for array in layer.get_weights()]
         description.weights[layer.name] = arrays
 
@@ -254,7 +273,7 @@ def _config(layer, kind, library):
         if value is not None:
             config[key] = _plain(layer, key, value)
     for key, value in own.items():
-        if value and key not in _NO_MATTER:
+        if value and key not in _IGNORED:
             raise ValueError(
                 "`model` must be made of layers as Keras 3 and tf_keras both "
                 f"have them. Received: {layer.name!r} with {key}={value!r}"
@@ -263,7 +282,7 @@ def _config(layer, kind, library):
 
 
 def _plain(layer, key, value):
-    """A value of a configuration, as both Keras read it."""
+    """A value of a configuration in the form that both Keras accept."""
     if key.endswith("activation") and value not in ACTIVATIONS:
         raise ValueError(
             f"`{key}` must be one of {', '.join(ACTIVATIONS)}, which are the "
@@ -276,7 +295,7 @@ def _plain(layer, key, value):
                 f"`{key}` must be built in to Keras. Received: "
                 f"{layer.name!r} with {value['class_name']!r}"
             )
-        # The names of what is left at its default differ.
+        # Arguments at their default of `None` differ between the two.
         given = {k: v for k, v in value["config"].items() if v is not None}
         return {**value, "config": given}
     if isinstance(value, (list, tuple)):
@@ -292,8 +311,9 @@ def _layer(name, kind, config, library):
 
 
 def _name(kind, key, library):
-    legacy = library.__name__ == "tf_keras"
-    return _LEGACY_NAMES.get((kind, key), key) if legacy else key
+    if library.__name__ == "tf_keras":
+        return _TF_KERAS_NAMES.get((kind, key), key)
+    return key
 
 
 def _one(tensors):

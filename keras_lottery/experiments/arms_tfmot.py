@@ -1,41 +1,29 @@
 """The arm `tfmot`: gradual pruning by TensorFlow Model Optimization.
 
-It knows no Keras but Keras 2, and turns the whole process that imports it to
-that. So each training has a process of its own, in which the network is built
-once more, layer by layer, in tf_keras.
+tfmot works with tf_keras (Keras 2) alone, and turns the whole process that
+imports it to Keras 2. So each training runs in a process of its own, in which
+the network is built again in tf_keras.
 """
 
-import importlib.util
-
+import keras
 import tensorflow as tf
 
 from keras_lottery.experiments.arms import arm
 from keras_lottery.processes import Processes
+from keras_lottery.tf_keras import (
+    ENVIRONMENT,
+    build_model,
+    describe_model,
+    missing_packages,
+)
 from keras_lottery.training import Recorder
 from keras_lottery.training.order import batch_indices
 
-_NEEDED = ("tensorflow_model_optimization", "tf_keras")
 _MODELS = ("lenet_300_100", "conv_2", "conv_4", "conv_6")
 _OPTIMIZERS = {"adam": "Adam", "sgd": "SGD"}
 
-# What makes a layer, under the same names in both Keras.
-_LAYERS = {
-    "Flatten": (),
-    "Dense": ("units", "activation", "use_bias"),
-    "Conv2D": (
-        "filters",
-        "kernel_size",
-        "strides",
-        "padding",
-        "activation",
-        "use_bias",
-    ),
-    "MaxPooling2D": ("pool_size", "strides", "padding"),
-    "Dropout": ("rate",),
-}
 
-
-def _check(experiment):
+def _check_experiment(experiment):
     if experiment.model not in _MODELS:
         raise ValueError(
             f"The arm 'tfmot' needs `model` to be one of {list(_MODELS)}. "
@@ -59,29 +47,25 @@ def _check(experiment):
             "The arm 'tfmot' needs `iterations` to be at least 4. "
             f"Received: iterations={experiment.iterations}"
         )
-    for package in _NEEDED:
-        if importlib.util.find_spec(package) is None:
-            raise ValueError(
-                f"The arm 'tfmot' needs the package {package}, which is not "
-                "installed."
-            )
+    for package in missing_packages():
+        raise ValueError(
+            f"The arm 'tfmot' needs the package {package}, which is not "
+            "installed."
+        )
 
 
 def _train(bench, start):
-    """Trains in a process of its own; the model holds what came of it."""
+    """Trains in another process; the model gets the weights at the end."""
     seeds = {use: bench.seed(use) for use in ("split", "weights", "order")}
-    executor = Processes(1)
-    try:
-        run, weights = executor.submit(
+    with Processes(1, env=ENVIRONMENT) as executor:
+        training, weights = executor.submit(
             _train_in_tf_keras, bench.experiment, seeds, start.densities()
         ).result()
-    finally:
-        executor.shutdown()
     bench.model.set_weights(weights)
-    return run
+    return training
 
 
-@arm(train=_train, check=_check)
+@arm(train=_train, check=_check_experiment)
 def tfmot(bench, level):
     """Gradual magnitude pruning in one training, by tfmot.
 
@@ -113,7 +97,7 @@ def _train_in_tf_keras(experiment, seeds, densities):
         return tfmot.sparsity.keras.prune_low_magnitude(layer, decay)
 
     fresh = experiment.build_model(data, seeds["weights"])
-    model, layers = _rebuilt(fresh, tf_keras, densities, pruned)
+    model, layers = _twin(fresh, tf_keras, densities, pruned)
     model.compile(
         _optimizer(experiment, tf_keras),
         tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -139,21 +123,21 @@ def _schedule(iterations):
     return frequency, frequency * round(0.75 * iterations / frequency)
 
 
-def _rebuilt(model, tf_keras, densities, pruned):
-    """The same network in tf_keras, and a list of its plain layers."""
-    inputs = x = tf_keras.Input(model.input_shape[1:])
+def _twin(model, tf_keras, densities, pruned):
+    """The same network in tf_keras, and a list of its layers, unwrapped."""
+    description = describe_model(model, keras)
+    for _, config in description.layers.values():
+        # All random numbers come from the seed of the process.
+        config.pop("seed", None)
     layers = []
-    for layer in model.layers[1:]:
-        kind, config = type(layer).__name__, layer.get_config()
-        same = getattr(tf_keras.layers, kind)(
-            **{key: config[key] for key in _LAYERS[kind]}, name=layer.name
-        )
-        paths = [variable.path for variable in layer.weights]
+
+    def wrapper(layer):
+        layers.append(layer)
+        paths = [v.path for v in model.get_layer(layer.name).weights]
         density = min([densities.get(path, 1.0) for path in paths] or [1.0])
-        x = (pruned(same, density) if density < 1 else same)(x)
-        same.set_weights(layer.get_weights())
-        layers.append(same)
-    return tf_keras.Model(inputs, x), layers
+        return pruned(layer, density) if density < 1 else layer
+
+    return build_model(description, tf_keras, wrapper), layers
 
 
 def _optimizer(experiment, tf_keras):
