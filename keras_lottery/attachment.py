@@ -6,10 +6,11 @@ import tensorflow as tf
 
 from keras_lottery import optimizers
 from keras_lottery.constraints import TicketMask, mask_of
+from keras_lottery.keras_internals import build_for_training, flatten_layers
 from keras_lottery.replicas import once
-from keras_lottery.rewinding import optimizers_of
+from keras_lottery.rewinding import model_state, optimizers_of
 from keras_lottery.scopes import find_kernels
-from keras_lottery.starting import start_masks
+from keras_lottery.tickets import Ticket
 from keras_lottery.tracing import TracingError
 
 
@@ -56,7 +57,7 @@ class Attachment:
                 if not _is_built(self.model):
                     if data is None:
                         return
-                    self.model._symbolic_build(data_batch=data)
+                    build_for_training(self.model, data)
                 try:
                     self._mask_kernels(data)
                 except TracingError:
@@ -80,6 +81,16 @@ class Attachment:
         for mask in masks.values():
             mask.flags.writeable = False
         return masks
+
+    def check_masked(self, masks):
+        """Refuses masks that prune a weight which has no mask here."""
+        for path, variable in model_state(self.model).items():
+            pruned = path in masks and not masks[path].all()
+            if pruned and path not in self.kernels and variable.trainable:
+                raise ValueError(
+                    "`rates` must not leave a weight alone that the ticket "
+                    f"prunes. Received: {path!r}"
+                )
 
     def assign_masks(self, masks):
         """Makes these the masks; what they prune becomes zero.
@@ -148,4 +159,75 @@ class Attachment:
 
 
 def _is_built(model):
-    return model.built and all(layer.built for layer in model._flatten_layers())
+    return model.built and all(layer.built for layer in flatten_layers(model))
+
+
+def start_masks(start, variables, model):
+    """The masks that the argument `masks` stands for.
+
+    Args:
+        start: `None`, `"zeros"`, a dict or a `Ticket`.
+        variables: dict, path -> `keras.Variable`: the prunable weights.
+        model: the model they belong to.
+
+    Returns:
+        A dict, path -> boolean array, for all or some of the weights.
+
+    Raises:
+        ValueError: If a mask does not fit.
+    """
+    if start is None:
+        return {}
+    if isinstance(start, str):
+        return zeros_as_masks(variables)
+    if isinstance(start, Ticket):
+        places = start.match(model)
+        start = {places[path]: mask for path, mask in start.masks.items()}
+    for path, mask in start.items():
+        if path not in variables:
+            raise ValueError(
+                f"`masks` must name prunable weights {list(variables)}. "
+                f"Received: {path!r}"
+            )
+        if np.shape(mask) != tuple(variables[path].shape):
+            raise ValueError(
+                f"The mask of {path!r} must have shape "
+                f"{tuple(variables[path].shape)}. "
+                f"Received: shape={np.shape(mask)}"
+            )
+        if np.asarray(mask).dtype != bool:
+            raise ValueError(
+                f"The mask of {path!r} must be a boolean array. "
+                f"Received: dtype={np.asarray(mask).dtype}"
+            )
+    return start
+
+
+def check_masks(masks):
+    """Refuses what `start_masks` cannot read."""
+    if masks is None or (isinstance(masks, str) and masks == "zeros"):
+        return
+    if not isinstance(masks, (dict, Ticket)):
+        raise ValueError(
+            '`masks` must be None, "zeros", a dict from weight path to '
+            f"boolean array or a Ticket. Received: masks={masks!r}"
+        )
+
+
+def zeros_as_masks(variables):
+    """Masks of a model that is already sparse: its exact zeros are pruned.
+
+    Args:
+        variables: dict, path -> `keras.Variable`.
+
+    Returns:
+        A dict, path -> boolean array.
+    """
+    masks = {p: np.asarray(v.numpy()) != 0 for p, v in variables.items()}
+    empty = [path for path, mask in masks.items() if not mask.any()]
+    if empty:
+        raise ValueError(
+            f'masks="zeros" would prune all of {empty[0]!r}: it is '
+            "initialised to zeros, not sparse. Give a dict of masks instead."
+        )
+    return masks

@@ -121,6 +121,24 @@ class Levels(list):
         self._spill()
         return self[-1]
 
+    def find(self, level):
+        """The record of a trained level, -1 for the last.
+
+        Raises:
+            ValueError: If that level was not trained.
+        """
+        for record in self[level:] if level == -1 else self:
+            if level in (-1, record.index):
+                return record
+        raise ValueError(
+            "`level` must be a trained level, or -1 for the last. Trained: "
+            f"{[r.index for r in self]}. Received: level={level!r}"
+        )
+
+    def has(self, level):
+        """Whether a level was trained."""
+        return any(record.index == level for record in self)
+
     def _spill(self):
         held = sum(level._weights.nbytes for level in self)
         for level in self:

@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_lottery import keras_internals as internals
 from keras_lottery.constraints import mask_of
 from keras_lottery.replicas import in_replica
 
@@ -58,7 +59,7 @@ def wrap_optimizer(optimizer, on_build=None):
 
 def unwrap_optimizer(optimizer):
     """Gives an optimizer its own methods back."""
-    for name in _REPLACED:
+    for name in internals.REPLACED_METHODS:
         vars(optimizer).pop(name, None)
     for inner in inner_optimizers(optimizer):
         unwrap_optimizer(inner)
@@ -72,16 +73,6 @@ def inner_optimizers(optimizer):
     return list(getattr(optimizer, "optimizers", ()))
 
 
-_REPLACED = (
-    "apply",
-    "build",
-    "_update_model_variables_moving_average",
-    "update_step",
-    "_rms",
-    "lr_adjust",
-)
-
-
 def _replace(optimizer, name, method):
     # Past Keras' attribute tracking, which has no use for a function.
     vars(optimizer)[name] = method
@@ -93,13 +84,13 @@ def _mask_gradients(optimizer):
     def masked_apply(grads, trainable_variables=None):
         variables = trainable_variables
         if variables is None:
-            variables = optimizer._trainable_variables
+            variables = internals.trained_variables(optimizer)
         else:
             variables = trainable_variables = list(variables)
         grads = [mask_gradient(g, v) for g, v in zip(grads, variables)]
         return apply(grads, trainable_variables)
 
-    _replace(optimizer, "apply", masked_apply)
+    _replace(optimizer, internals.APPLY, masked_apply)
 
 
 def mask_gradient(gradient, variable):
@@ -127,7 +118,7 @@ def mask_gradient(gradient, variable):
 def _mask_averages(optimizer):
     """Keras averages weights before it constrains them, and writes the
     averages back when `fit` ends: so the weights are masked first."""
-    update = optimizer._update_model_variables_moving_average
+    update = getattr(optimizer, internals.UPDATE_AVERAGES)
 
     def masked_update(trainable_variables):
         if optimizer.use_ema:
@@ -137,15 +128,15 @@ def _mask_averages(optimizer):
                     variable.assign(mask.select(variable))
         return update(trainable_variables)
 
-    _replace(optimizer, "_update_model_variables_moving_average", masked_update)
+    _replace(optimizer, internals.UPDATE_AVERAGES, masked_update)
 
 
 def _count_live_weights(optimizer):
     """Two optimizers scale their step by the size of the matrix; the size
     that counts is that of the live part."""
     scale = {
-        keras.optimizers.Adafactor: ("_rms", _live_rms),
-        keras.optimizers.Muon: ("lr_adjust", _live_lr_adjust),
+        keras.optimizers.Adafactor: (internals.ADAFACTOR_SCALE, _live_rms),
+        keras.optimizers.Muon: (internals.MUON_SCALE, _live_lr_adjust),
     }
     found = [how for kind, how in scale.items() if isinstance(optimizer, kind)]
     if not found:
@@ -155,8 +146,9 @@ def _count_live_weights(optimizer):
     current = []
 
     def update_step_of_masked(gradient, variable, learning_rate):
-        index = optimizer._get_variable_index(variable)
-        current.append(mask_of(optimizer._trainable_variables[index]))
+        index = internals.variable_index(optimizer, variable)
+        masked = internals.trained_variables(optimizer)[index]
+        current.append(mask_of(masked))
         try:
             return update_step(gradient, variable, learning_rate)
         finally:
@@ -168,7 +160,7 @@ def _count_live_weights(optimizer):
             return dense(x)
         return live(optimizer, x, mask)
 
-    _replace(optimizer, "update_step", update_step_of_masked)
+    _replace(optimizer, internals.UPDATE_STEP, update_step_of_masked)
     _replace(optimizer, name, scaled)
 
 
@@ -206,14 +198,14 @@ def _announce_build(optimizer, on_build):
             if on_build is not None:
                 on_build(optimizer)
 
-    _replace(optimizer, "build", announced_build)
+    _replace(optimizer, internals.BUILD, announced_build)
 
 
 def slots(optimizer):
     """Pairs (slot, variable): the slots shaped like the variable they serve."""
     for inner in inner_optimizers(optimizer):
         yield from slots(inner)
-    variables = optimizer._trainable_variables
+    variables = internals.trained_variables(optimizer)
     for name, value in vars(optimizer).items():
         if name == "_variables" or not isinstance(value, list):
             continue
@@ -233,7 +225,9 @@ def is_fresh(optimizer):
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         # Its own counter stands still.
         return is_fresh(optimizer.inner_optimizer)
-    return not int(ops.convert_to_numpy(optimizer._iterations))
+    return not int(
+        ops.convert_to_numpy(internals.iterations_variable(optimizer))
+    )
 
 
 def clear_pruned_slots(optimizer):

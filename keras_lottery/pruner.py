@@ -11,21 +11,19 @@ for level in range(rounds + 1):
 
 import contextlib
 import functools
-import re
-import warnings
 
-import keras
 import numpy as np
 
-from keras_lottery import criteria, optimizers, rewinding, schedules, tickets
+from keras_lottery import criteria, optimizers, rewinding, schedules
 from keras_lottery import masks as masks_lib
-from keras_lottery.attachment import Attachment
-from keras_lottery.callbacks import RoundCallback, with_callback
+from keras_lottery.attachment import Attachment, check_masks
+from keras_lottery.callbacks import FitHooks
 from keras_lottery.checks import check_integer
 from keras_lottery.levels import Levels
 from keras_lottery.rewinding import RewindPoint
-from keras_lottery.scopes import Rates, check_model, find_kernels
-from keras_lottery.starting import check_masks
+from keras_lottery.scopes import Rates, check_model
+from keras_lottery.search_config import to_config
+from keras_lottery.tickets import Ticket
 
 
 class LotteryTicketPruner:
@@ -99,7 +97,6 @@ class LotteryTicketPruner:
         check_model(model)
         self._rates = Rates(rate, output_rate, rates, scope)
         self._score = criteria.get(criterion)
-        rewind_to = _check_rewind_to(rewind_to)
         if rounds is not None:
             rounds = check_integer("rounds", rounds, minimum=0)
         if seed is not None:
@@ -108,15 +105,16 @@ class LotteryTicketPruner:
         self.model = model
         self.rate, self.output_rate, self.rates = rate, output_rate, rates
         self.scope, self.criterion = scope, criterion
-        self.rewind_to, self.rounds, self.seed = rewind_to, rounds, seed
+        self.rewind_to = rewinding.check_rewind_to(rewind_to)
+        self.rounds, self.seed = rounds, seed
         self.level = 0
         self.levels = Levels()
+        self.is_paused = False
+        self.fit_hooks = FitHooks(self)
+        self._rewind_point = None
         self._attachment = Attachment(
             model, self._rates, masks, self.capture, self._meet
         )
-        self._rewind_point = self._delayed = None
-        self._at_begin = {}
-        self._paused = self._started = False
         self.attach()
 
     # The algorithm.
@@ -131,23 +129,21 @@ class LotteryTicketPruner:
         Returns:
             What `train` returned.
         """
-        if self._paused or self._done:
+        if self.resting:
             return train()
-        with self._explained():
+        with self.fit_hooks.watched():
             history = train()
-            self._take_delayed()
-        if self._left_nan():
+        if self.fit_hooks.left_nan():
             return history
         self.record(history)
-        if not self._done:
+        if not self.resting:
             self.prune()
             self.rewind()
         return history
 
     def run_fit(self, fit, *args, **kwargs):
         """One round, of which the training is a call of Keras' `fit`."""
-        args, kwargs = with_callback(fit, RoundCallback(self), args, kwargs)
-        return self.round(lambda: fit(*args, **kwargs))
+        return self.round(lambda: self.fit_hooks.call(fit, args, kwargs))
 
     def find(self, x, y=None, rounds=None, **fit_arguments):
         """Runs the rounds and trains the last ticket.
@@ -163,15 +159,15 @@ class LotteryTicketPruner:
         """
         rounds = self.rounds if rounds is None else rounds
         check_integer("rounds", rounds, minimum=0)
-        if self._paused:
+        if self.is_paused:
             raise ValueError("`find` must not be called while paused.")
         before, self.rounds = self.rounds, rounds
         own_class = getattr(type(self.model), "unwrapped_class", None)
         fit = functools.partial((own_class or type(self.model)).fit, self.model)
-        steps = contextlib.nullcontext() if own_class else self._stepping()
+        steps = contextlib.nullcontext if own_class else self.fit_hooks.stepping
         try:
-            with steps:
-                while not self._done:
+            with steps():
+                while not self.resting:
                     trained = len(self.levels)
                     self.run_fit(fit, x, y, **fit_arguments)
                     if len(self.levels) == trained:
@@ -189,7 +185,7 @@ class LotteryTicketPruner:
         Nothing is rewound: pruned weights become zero, the others stay.
         """
         self._require_attached()
-        if not any(r.index == self.level for r in self.levels):
+        if not self.levels.has(self.level):
             self.record()
         masks = self.next_masks(
             self.level,
@@ -213,6 +209,25 @@ class LotteryTicketPruner:
         Returns:
             A dict, weight path -> boolean array.
         """
+        score = self.scores(level, masks, initial, trained)
+        if self.scope == "global":
+            rate = schedules.rate_at(self._rates.rate, level, "the pool")
+            return masks_lib.prune_global(masks, rate, score)
+        rates = {
+            path: schedules.rate_at(schedule, level, path)
+            for path, schedule in self._attachment.schedules.items()
+        }
+        return masks_lib.prune_layerwise(masks, rates, score)
+
+    def scores(self, level, masks, initial, trained):
+        """The criterion's scores, of which the lowest are pruned.
+
+        Args:
+            level, masks, initial, trained: as in `next_masks`.
+
+        Returns:
+            A function, weight path -> array of scores.
+        """
         index = {path: i for i, path in enumerate(masks)}
 
         def score(path):
@@ -223,14 +238,7 @@ class LotteryTicketPruner:
                 [self.seed or 0, level, index[path]],
             )
 
-        if self.scope == "global":
-            rate = schedules.rate_at(self._rates.rate, level, "the pool")
-            return masks_lib.prune_global(masks, rate, score)
-        rates = {
-            path: schedules.rate_at(schedule, level, path)
-            for path, schedule in self._attachment.schedules.items()
-        }
-        return masks_lib.prune_layerwise(masks, rates, score)
+        return score
 
     def rewind(self):
         """Sets everything that training changes back to the rewind point.
@@ -238,16 +246,13 @@ class LotteryTicketPruner:
         Weights become mask * theta; see `RewindPoint` for all that goes back.
         """
         self._require_attached()
-        if self.rewind_to is None:
-            return
-        if self.rewind_to != "learning_rate":
+        weights, optimizer = rewinding.parts_rewound(self.rewind_to)
+        if weights:
             self._rewind_point.restore_weights(self.model)
-        self._rewind_point.restore_optimizers(
-            self.model, self._attachment.optimizers()
-        )
-        self._attachment.clear_pruned_slots()
-        if self._delayed is not None:
-            self._delayed.restart()
+        if optimizer:
+            self._rewind_point.restore_optimizers(self.model, self.optimizers())
+            self._attachment.clear_pruned_slots()
+            self.fit_hooks.rewound()
 
     def capture(self, step=0):
         """Makes the state of training as it is now the rewind point.
@@ -257,7 +262,7 @@ class LotteryTicketPruner:
         """
         self._require_attached()
         self._rewind_point = RewindPoint.capture(
-            self.model, step, self._attachment.optimizers()
+            self.model, step, self.optimizers()
         )
 
     def record(self, history=None):
@@ -267,7 +272,7 @@ class LotteryTicketPruner:
         return self.levels.record(
             self.level,
             self.masks,
-            _copy(self._state()),
+            rewinding.copy_state(self.model),
             dict(history.history) if history is not None else None,
             steps,
         )
@@ -284,6 +289,12 @@ class LotteryTicketPruner:
     def attached(self):
         """Whether the model has been built and its kernels are masked."""
         return bool(self._attachment.kernels)
+
+    @property
+    def resting(self):
+        """Whether `fit` only trains: paused, or the last ticket is trained."""
+        done = self.rounds is not None and self.level >= self.rounds
+        return self.is_paused or (done and self.levels.has(self.level))
 
     @property
     def density(self):
@@ -305,6 +316,10 @@ class LotteryTicketPruner:
         self._require_attached()
         return self._rewind_point
 
+    @rewind_point.setter
+    def rewind_point(self, point):
+        self._rewind_point = point
+
     def ticket(self, level=None):
         """A `Ticket`: masks and rewind point.
 
@@ -318,62 +333,31 @@ class LotteryTicketPruner:
         """
         self._require_attached()
         # The pruner's own goes on to meet other optimizers.
-        point = self._rewind_point.copy()
+        point, config = self._rewind_point.copy(), self.get_config()
         if level is None:
-            return tickets.Ticket(
-                self.masks, point, self.level, self.get_config()
-            )
-        record = self._record(level)
-        return tickets.Ticket(
-            record.masks,
-            point,
-            record.index,
-            self.get_config(),
-            record.trained_weights,
+            return Ticket(self.masks, point, self.level, config)
+        record = self.levels.find(level)
+        return Ticket(
+            record.masks, point, record.index, config, record.trained_weights
         )
 
     def get_config(self):
         """The arguments, as far as a file can hold them."""
-        named = isinstance(self.criterion, str)
-        rates = {
-            kernel.path: schedules.to_config(
-                self._attachment.schedules.get(
-                    kernel.path, schedules.Constant(0.0)
-                )
-            )
-            for kernel in find_kernels(self.model)
-        }
-        return {
-            "rate": schedules.to_config(self._rates.rate),
-            "rates": rates if self.attached else {},
-            "scope": self.scope,
-            "criterion": self.criterion if named else None,
-            "rewind_to": self.rewind_to,
-            "rounds": self.rounds,
-            "seed": self.seed,
-        }
+        return to_config(self, self._attachment.schedules)
 
-    def load(self, ticket, names=None):
+    def load(self, ticket, names=None, with_optimizers=False):
         """Takes a ticket's masks, rewind point and level.
 
         Args:
             ticket: `Ticket` of a model of the same architecture.
             names: optional dict, a path of the ticket -> the model's.
+            with_optimizers: bool, whether the state of optimizers is the
+                ticket's also where the model has a fresh one of its own.
         """
         self._require_attached()
         places = ticket.match(self.model, names)
         masks = {places[p]: mask for p, mask in ticket.masks.items()}
-        for path, variable in self._state().items():
-            pruned = path in masks and not masks[path].all()
-            if (
-                pruned
-                and path not in self._attachment.kernels
-                and variable.trainable
-            ):
-                raise ValueError(
-                    "`rates` must not leave a weight alone that the ticket "
-                    f"prunes. Received: {path!r}"
-                )
+        self._attachment.check_masked(masks)
         point = ticket.rewind_point
         self._rewind_point = RewindPoint(
             point.step,
@@ -381,9 +365,11 @@ class LotteryTicketPruner:
             dict(point.optimizers),
         )
         self._attachment.assign_masks(masks)
-        self.level, self._started = ticket.level, ticket.level > 0
+        self.level, self.fit_hooks.started = ticket.level, ticket.level > 0
         self._rewind_point.restore_weights(self.model)
         self._attachment.meet_optimizers(again=True)
+        if with_optimizers:
+            self._rewind_point.optimizers.update(point.optimizers)
 
     # Contexts.
 
@@ -404,26 +390,25 @@ class LotteryTicketPruner:
             model.evaluate(x, y)
         ```
         """
-        record = self._record(level)
-        state = self._state()
-        before, masks = _copy(state), self.masks
+        record = self.levels.find(level)
+        before, masks = rewinding.copy_state(self.model), self.masks
         try:
             self._attachment.assign_masks(record.masks)
-            _assign(state, record.trained_weights)
+            rewinding.assign_state(self.model, record.trained_weights)
             with self.paused():
                 yield self.model
         finally:
             self._attachment.assign_masks(masks)
-            _assign(state, before)
+            rewinding.assign_state(self.model, before)
 
     @contextlib.contextmanager
     def paused(self):
         """`fit` trains under the mask, without pruning or rewinding."""
-        before, self._paused = self._paused, True
+        before, self.is_paused = self.is_paused, True
         try:
             yield self.model
         finally:
-            self._paused = before
+            self.is_paused = before
 
     def wrap_optimizer(self, optimizer):
         """The same optimizer, for a custom loop: its gradients are masked
@@ -431,7 +416,7 @@ class LotteryTicketPruner:
         self._attachment.give(optimizer)
         return optimizer
 
-    # What `fit` needs of it.
+    # The model under it.
 
     def attach(self, data=None):
         """Puts masks and hooks on what of the model is there by now.
@@ -441,66 +426,17 @@ class LotteryTicketPruner:
         """
         self._attachment.attach(data)
 
-    def begin(self, steps=None):
-        """Called when training starts: takes the rewind point at level 0.
-
-        Args:
-            steps: optional int, the steps it will take, if that is known.
-        """
-        self.attach()
-        self._attachment.clear_pruned_slots()
-        if self._paused or self._done:
-            return
-        first = self.level == 0 and not self._started
-        late = self.rewind_to if isinstance(self.rewind_to, int) else 0
-        if first and steps is not None and steps < late:
-            raise ValueError(
-                "`rewind_to` must be a step that the first training reaches. "
-                f"Received: rewind_to={late}, and a training of {steps} steps."
-            )
-        self._started = True
-        if first and self.attached:
-            self.capture()
-        # Callbacks may change a learning rate before an optimizer is built.
-        self._at_begin = {
-            name: rewinding.copies_of(optimizer.variables)
-            for name, optimizer in self._attachment.optimizers().items()
-            if not optimizer.built
-        }
-        if first and late:
-            self._delayed = rewinding.DelayedCapture(late)
-            # One compiled before, while paused, would not count.
-            self.model.make_train_function(force=True)
-
-    def after_step(self, data):
-        """Part of each compiled training step on a batch of data."""
-        if self._delayed is not None and not self._paused:
-            self._delayed.after_step(self.model, data)
-
-    @contextlib.contextmanager
-    def _stepping(self):
-        """Has a model that is not wrapped tell of its training steps."""
-        model = self.model
-        train_step, model.train_function = model.train_step, None
-
-        def told(data):
-            self.attach(data)
-            logs = train_step(data)
-            self.after_step(data)
-            return logs
-
-        vars(model)["train_step"] = told
-        try:
-            yield
-        finally:
-            del vars(model)["train_step"]
-            model.train_function = None
-
     def detach(self):
         """Takes masks and hooks off the model, which keeps its zeros."""
         self._attachment.detach()
 
-    # Parts.
+    def optimizers(self):
+        """Dict, name -> optimizer: the model's and those it was given."""
+        return self._attachment.optimizers()
+
+    def clear_pruned_slots(self):
+        """Zeroes what optimizers remember of pruned weights."""
+        self._attachment.clear_pruned_slots()
 
     def _meet(self, name, optimizer):
         """A new optimizer's fresh state belongs to the rewind point."""
@@ -510,67 +446,11 @@ class LotteryTicketPruner:
         fresh = optimizers.is_fresh(optimizer)
         if point.step == 0 and (fresh or name not in point.optimizers):
             point.optimizers[name] = rewinding.copy_optimizer(
-                optimizer, self._at_begin.get(name)
+                optimizer, self.fit_hooks.at_begin.get(name)
             )
         elif fresh and name in point.optimizers:
             rewinding.restore_optimizer(optimizer, point.optimizers[name])
             optimizers.clear_pruned_slots(optimizer)
-
-    def _take_delayed(self):
-        if self._delayed is None or self._paused:
-            return
-        if self._delayed.steps < self.rewind_to:
-            raise ValueError(
-                "`rewind_to` must be a step that the first training reaches. "
-                f"Received: rewind_to={self.rewind_to}, and it ended at step "
-                f"{self._delayed.steps}."
-            )
-        self._rewind_point = self._delayed.rewind_point()
-        self._delayed = None
-        # The copies in the compiled step are not needed any more.
-        self.model.train_function = None
-
-    def _state(self):
-        return rewinding.model_state(self.model)
-
-    def _record(self, level):
-        for record in self.levels[level:] if level == -1 else self.levels:
-            if level in (-1, record.index):
-                return record
-        raise ValueError(
-            "`level` must be a trained level, or -1 for the last. Trained: "
-            f"{[r.index for r in self.levels]}. Received: level={level!r}"
-        )
-
-    @property
-    def _done(self):
-        """Whether the last ticket has been trained."""
-        if self.rounds is None or self.level < self.rounds:
-            return False
-        return any(record.index == self.level for record in self.levels)
-
-    def _left_nan(self):
-        for path, variable in self._state().items():
-            if keras.ops.any(keras.ops.isnan(variable)):
-                warnings.warn(
-                    f"Training level {self.level} left NaN in {path}: it was "
-                    f"neither recorded nor pruned. {_GO_ON}",
-                    stacklevel=4,
-                )
-                return True
-        return False
-
-    @contextlib.contextmanager
-    def _explained(self):
-        try:
-            yield
-        except BaseException as error:
-            if self._started:
-                error.add_note(
-                    f"Level {self.level} was not trained to its end: it was "
-                    f"neither recorded nor pruned. {_GO_ON}"
-                )
-            raise
 
     def _require_attached(self):
         if not self.attached:
@@ -580,56 +460,3 @@ class LotteryTicketPruner:
                 "The model must be built before it can be pruned: call it on "
                 f"a batch, or `fit` it. Received: model={self.model.name!r}"
             )
-
-
-def arguments_of(config, places):
-    """The arguments that `LotteryTicketPruner.get_config` wrote down.
-
-    Args:
-        config: dict.
-        places: dict, a path of the config -> that of a model.
-
-    Returns:
-        A dict of arguments.
-    """
-    arguments = dict(config)
-    arguments["rate"] = schedules.from_config(config["rate"])
-    arguments["rates"] = {
-        f"^{re.escape(places[path])}$": schedules.from_config(rate)
-        for path, rate in config["rates"].items()
-    }
-    if config["criterion"] is None:
-        arguments["criterion"] = _not_in_the_file
-    return arguments
-
-
-def _not_in_the_file(initial, trained):
-    raise ValueError(
-        "The search was made with a `criterion` that is a callable, which no "
-        "file holds. Give `criterion` again to prune further."
-    )
-
-
-_GO_ON = (
-    "`lottery.rewind()` starts the level again; another `fit` goes on from "
-    "the weights as they are."
-)
-
-
-def _check_rewind_to(rewind_to):
-    named = isinstance(rewind_to, str) and rewind_to == "learning_rate"
-    if rewind_to is None or named:
-        return rewind_to
-    try:
-        return check_integer("rewind_to", rewind_to, minimum=0)
-    except ValueError as error:
-        raise ValueError(f'{error} (or "learning_rate", or None)') from None
-
-
-def _copy(state):
-    return {p: np.asarray(v.numpy()) for p, v in state.items()}
-
-
-def _assign(state, values):
-    for path, variable in state.items():
-        variable.assign(values[path])

@@ -32,6 +32,7 @@ class Recipe:
     dropout: float = 0.0
     weight_decay: float = 0.0
     augment: bool = False
+    standardize: bool = False
 
     @property
     def pruning(self):

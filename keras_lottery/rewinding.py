@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lottery.checks import check_integer
 from keras_lottery.constraints import mask_of
 from keras_lottery.files import has_bits
 from keras_lottery.replicas import once
@@ -45,21 +46,31 @@ class RewindPoint:
             optimizers: optional dict, name -> optimizer. Defaults to those
                 that the model holds.
         """
-        if optimizers is None:
-            optimizers = optimizers_of(model)
-        return cls(
-            step,
-            {k: _copy(v) for k, v in model_state(model).items()},
-            {
-                name: copy_optimizer(optimizer)
-                for name, optimizer in optimizers.items()
-                if optimizer.built
-            },
-        )
+        weights = {k: _copy(v) for k, v in model_state(model).items()}
+        return cls(step, weights, copy_optimizers(model, optimizers))
 
     def copy(self):
         """Another with the same arrays."""
         return RewindPoint(self.step, self.weights, dict(self.optimizers))
+
+    def after_training(self, rewind_to, weights, optimizers=None):
+        """The state that the next level starts from.
+
+        Args:
+            rewind_to: what goes back: see `parts_rewound`.
+            weights: dict, path -> array: what was trained.
+            optimizers: optional dict, as in `capture`: the optimizers after
+                training, which only `rewind_to=None` needs.
+
+        Returns:
+            A `RewindPoint`.
+        """
+        weights_back, optimizers_back = parts_rewound(rewind_to)
+        return RewindPoint(
+            self.step if weights_back else 0,
+            self.weights if weights_back else weights,
+            self.optimizers if optimizers_back else optimizers,
+        )
 
     def restore_weights(self, model):
         """Sets mask * theta_k' and all else the model holds."""
@@ -76,9 +87,46 @@ class RewindPoint:
                 restore_optimizer(optimizer, self.optimizers[name])
 
 
+def check_rewind_to(rewind_to):
+    """`rewind_to`, refused if it is not one of the ways to rewind."""
+    named = isinstance(rewind_to, str) and rewind_to == "learning_rate"
+    if rewind_to is None or named:
+        return rewind_to
+    try:
+        return check_integer("rewind_to", rewind_to, minimum=0)
+    except ValueError as error:
+        raise ValueError(f'{error} (or "learning_rate", or None)') from None
+
+
+def parts_rewound(rewind_to):
+    """What of the training state goes back before a level.
+
+    Args:
+        rewind_to: int, a training step: all of it (1803.03635, section 2;
+            1912.05671); `"learning_rate"`: the optimizer and its schedule
+            alone (2003.02389); `None`: nothing (1803.03635, appendix B,
+            strategy 2).
+
+    Returns:
+        A pair of bool: whether weights go back, whether optimizers do.
+    """
+    return isinstance(rewind_to, int), rewind_to is not None
+
+
 def model_state(model):
     """Dict from unique path to variable: weights, statistics, seeds."""
     return unique_paths(model.variables)
+
+
+def copy_state(model):
+    """Dict, path -> array: the values of `model_state`."""
+    return {p: np.array(v.numpy()) for p, v in model_state(model).items()}
+
+
+def assign_state(model, values):
+    """Assigns what `copy_state` copied."""
+    for path, variable in model_state(model).items():
+        variable.assign(values[path])
 
 
 def optimizers_of(model):
@@ -88,6 +136,17 @@ def optimizers_of(model):
         if isinstance(value, keras.optimizers.Optimizer):
             found[name] = value
     return found
+
+
+def copy_optimizers(model, optimizers=None):
+    """Dict, name -> what `copy_optimizer` copies, of those that are built."""
+    if optimizers is None:
+        optimizers = optimizers_of(model)
+    return {
+        name: copy_optimizer(optimizer)
+        for name, optimizer in optimizers.items()
+        if optimizer.built
+    }
 
 
 def copy_optimizer(optimizer, earlier=None):

@@ -13,6 +13,7 @@ import keras
 
 from keras_lottery import schedules
 from keras_lottery.constraints import mask_of
+from keras_lottery.keras_internals import sublayers
 from keras_lottery.replicas import check_strategy
 from keras_lottery.tracing import output_variables
 
@@ -135,7 +136,7 @@ def _is_embedding(variable, layer):
 def _walk(layer, above, owners):
     # Children first: a wrapper may also list what belongs to its child.
     layers = (*above, layer)
-    for child in layer._layers:
+    for child in sublayers(layer):
         if isinstance(child, keras.layers.Layer) and child not in above:
             _walk(child, layers, owners)
     for variable in layer.trainable_variables:

@@ -21,6 +21,8 @@ class Ticket:
         level: int, the level it was found at. Defaults to 0.
         config: dict, the arguments of the search, as far as JSON holds them.
         trained: optional dict, path -> array: the weights after training.
+        trained_optimizers: optional dict, name -> dict of arrays: the
+            optimizers after training, kept where they are not rewound.
 
     Example:
 
@@ -38,6 +40,7 @@ class Ticket:
     level: int = 0
     config: dict = dataclasses.field(default_factory=dict)
     trained: dict | None = None
+    trained_optimizers: dict | None = None
 
     @property
     def density(self):
@@ -63,6 +66,7 @@ class Ticket:
             "step": self.rewind_point.step,
             "optimizers": list(self.rewind_point.optimizers),
             "trained": self.trained is not None,
+            "trained_optimizers": list(self.trained_optimizers or ()),
         }
         files.write(path, header, self._arrays())
 
@@ -74,6 +78,9 @@ class Ticket:
             yield from ((f"optimizer {name}", k, a) for k, a in state.items())
         if self.trained is not None:
             yield from (("trained", p, a) for p, a in self.trained.items())
+        for name, state in (self.trained_optimizers or {}).items():
+            kind = f"trained optimizer {name}"
+            yield from ((kind, k, a) for k, a in state.items())
 
     @classmethod
     def load(cls, path):
@@ -103,8 +110,18 @@ class Ticket:
             },
         )
         trained = parts.get("trained", {}) if header["trained"] else None
-        masks = parts.get("mask", {})
-        return cls(masks, point, header["level"], header["config"], trained)
+        trained_optimizers = {
+            name: parts.get(f"trained optimizer {name}", {})
+            for name in header.get("trained_optimizers", ())
+        }
+        return cls(
+            parts.get("mask", {}),
+            point,
+            header["level"],
+            header["config"],
+            trained,
+            trained_optimizers or None,
+        )
 
     def apply(self, model, names=None, **wrap_arguments):
         """Puts masks and rewind point onto a freshly built model.
@@ -126,19 +143,26 @@ class Ticket:
             ValueError: If a weight does not fit; the first is named, and the
                 model is left as it was.
         """
-        # The one arrow that points up: a ticket knows how to be used.
-        from keras_lottery.pruner import arguments_of
-        from keras_lottery.wrapping import unwrap, wrap
-
         check_model(model)
-        found_with = arguments_of(self.config, self.match(model, names))
-        model = wrap(model, **{**found_with, **wrap_arguments})
-        try:
-            model.lottery.load(self, names)
-        except ValueError:
-            unwrap(model)
-            raise
-        return model
+        return self._wrap(model, names, wrap_arguments)
+
+    # `wrapping` stands above this module and gives its function to it.
+    _wrap = None
+
+    def rewound(self, masks, rewind_to=0):
+        """The ticket of the level after a trained one.
+
+        Args:
+            masks: dict, weight path -> boolean array: those of that level.
+            rewind_to: what goes back: see `rewinding.parts_rewound`.
+
+        Returns:
+            A `Ticket`, of which the rewind point is where training starts.
+        """
+        point = self.rewind_point.after_training(
+            rewind_to, self.trained, self.trained_optimizers
+        )
+        return Ticket(masks, point, self.level + 1)
 
     def assign_trained(self, model):
         """Gives a model the weights that the ticket was trained to.

@@ -10,9 +10,11 @@ import os
 
 import keras
 
-from keras_lottery import tickets
-from keras_lottery.pruner import LotteryTicketPruner, arguments_of
+from keras_lottery.keras_internals import unpickle_model
+from keras_lottery.pruner import LotteryTicketPruner
 from keras_lottery.scopes import find_kernels
+from keras_lottery.search_config import from_config
+from keras_lottery.tickets import Ticket
 
 _TICKET = "lottery.ticket"
 
@@ -40,7 +42,7 @@ class LotteryModel:
     def train_step(self, data):
         self.lottery.attach(data)
         logs = super().train_step(data)
-        self.lottery.after_step(data)
+        self.lottery.fit_hooks.after_step(data)
         return logs
 
     def get_config(self):
@@ -59,7 +61,7 @@ class LotteryModel:
         kernels = find_kernels(model) if model.built else ()
         lottery = config["lottery"]
         places = dict(zip(lottery["rates"], [k.path for k in kernels]))
-        return wrap(model, **arguments_of(lottery, places))
+        return wrap(model, **from_config(lottery, places))
 
     def save_assets(self, inner_path):
         if self.lottery.attached:
@@ -69,12 +71,12 @@ class LotteryModel:
     def load_assets(self, inner_path):
         path = os.path.join(inner_path, _TICKET)
         if os.path.exists(path):
-            self.lottery.load(tickets.Ticket.load(path))
+            self.lottery.load(Ticket.load(path))
 
 
 def _unpickle(file):
     # Keras' own way, through the `.keras` format; ours to import this module.
-    return keras.Model._unpickle_model(file)
+    return unpickle_model(file)
 
 
 def wrap(model, **arguments):
@@ -138,6 +140,21 @@ def unwrap(model):
     model.__class__ = type(model).unwrapped_class
     del model.lottery
     return model
+
+
+def _wrap_by_ticket(ticket, model, names, arguments):
+    """What `Ticket.apply` does to a model."""
+    config = from_config(ticket.config, ticket.match(model, names))
+    model = wrap(model, **{**config, **arguments})
+    try:
+        model.lottery.load(ticket, names)
+    except ValueError:
+        unwrap(model)
+        raise
+    return model
+
+
+Ticket._wrap = _wrap_by_ticket
 
 
 @functools.cache

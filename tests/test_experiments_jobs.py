@@ -1,11 +1,11 @@
 """Jobs: which there are, what each needs, and what it sends back."""
 
 import pytest
+from keras_lottery.experiments.jobs import run_job
+from keras_lottery.experiments.places import Place, plan
 
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.arms import ARMS, arm
-from keras_lottery.experiments.jobs import run_job
-from keras_lottery.experiments.places import Place, plan
 
 SMALL = Experiment(rounds=1, iterations=20, eval_every=10)
 

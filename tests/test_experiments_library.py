@@ -3,10 +3,10 @@
 import dataclasses
 
 import pytest
+from keras_lottery.experiments.places import Place
 
 from keras_lottery import Ticket
 from keras_lottery.experiments import Experiment
-from keras_lottery.experiments.places import Place
 from keras_lottery.experiments.progress import Silence
 
 SMALL = Experiment(

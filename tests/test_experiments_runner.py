@@ -7,10 +7,10 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras_lottery.experiments.places import Place
 
 from keras_lottery import Ticket
 from keras_lottery.experiments import Experiment, Progress, Result
-from keras_lottery.experiments.places import Place
 from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.results import from_csv
 from keras_lottery.experiments.store import Store

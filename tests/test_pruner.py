@@ -371,7 +371,7 @@ def test_paused():
         with pytest.raises(ValueError, match="`find` must not"):
             model.lottery.find(*data(), rounds=1)
     assert model.lottery.level == 0 and model.lottery.levels == []
-    assert not model.lottery._paused
+    assert not model.lottery.is_paused
 
 
 @pytest.mark.parametrize("rewind_to", [None, "learning_rate"])

@@ -27,8 +27,8 @@ class Arm:
             or `None`.
         chain: bool, whether what it trains to is kept for a later level.
         shown: bool, whether it is an arm of its own or serves another.
-        rewind_to: function, `Experiment` -> training step of the rewind
-            point.
+        rewind_to: function, `Experiment` -> what a level rewinds to: a
+            training step, `"learning_rate"` or `None`.
         train: function `(bench, start) -> Training`, or `None`: the bench
             trains it.
         check: function of the `Experiment`, or `None`.
@@ -65,9 +65,10 @@ def arm(
             (arm, level); or `None`.
         chain: bool: each level continues from the one before.
         shown: bool: `False` if it only serves another arm.
-        rewind_to: function, `Experiment` -> the training step that a level
-            which starts before it captures its rewind point at. Defaults to
-            the experiment's `rewind_to`.
+        rewind_to: function, `Experiment` -> what a level rewinds to, as
+            `keras_lottery.wrap` has it: a training step, at which a level
+            that starts before it captures its rewind point;
+            `"learning_rate"`; or `None`. Defaults to the experiment's.
         train: optional function `(bench, start) -> Training`, for what is
             not to be trained by the laboratory's own loop. It leaves the
             bench's model with the trained weights.
@@ -112,9 +113,47 @@ def ticket(bench, level):
     Source: Frankle & Carbin, 1803.03635, section 2 and appendix B
     (strategy 1).
     """
-    if level == 0:
-        return bench.dense()
-    return bench.pruned(bench.trained("ticket", level - 1))
+    return bench.next_level("ticket", level)
+
+
+@arm(chain=True, rewind_to=lambda experiment: experiment.late_rewind_to)
+def late_rewind(bench, level):
+    """Iterative pruning with rewinding to a step after initialisation.
+
+    The step is the experiment's `late_rewind_to`.
+
+    Source: Frankle et al., 1912.05671, section 3 (IMP with rewinding to
+    step k).
+    """
+    return bench.next_level("late_rewind", level)
+
+
+@arm(chain=True, rewind_to=lambda experiment: "learning_rate")
+def lr_rewind(bench, level):
+    """Keeps the trained weights; optimizer and schedule start again.
+
+    Source: Renda et al., 2003.02389, section 3 (learning rate rewinding).
+    """
+    return bench.next_level("lr_rewind", level)
+
+
+@arm(chain=True, shown=False, rewind_to=lambda experiment: None)
+def continued_search(bench, level):
+    """Iterative pruning without rewinding: training goes on.
+
+    Source: Frankle & Carbin, 1803.03635, appendix B (strategy 2).
+    """
+    return bench.next_level("continued_search", level)
+
+
+@arm(needs="continued_search")
+def continued(bench, level):
+    """Masks found without rewinding, the initial weights.
+
+    Source: Frankle & Carbin, 1803.03635, appendix B (strategy 2).
+    """
+    masks = bench.start("continued_search", level).masks
+    return bench.with_weights(masks, bench.initial)
 
 
 @arm
@@ -180,58 +219,15 @@ def one_shot(bench, level):
 
     Source: Frankle & Carbin, 1803.03635, section 2 and figure 4.
     """
+    start = bench.dense()
     if level == 0:
-        return bench.dense()
-    start = bench.trained("ticket", 0)
-    trained = start.trained
+        return start
+    dense = bench.trained("ticket", 0)
+    start = Ticket(dense.masks, dense.rewind_point)
     for _ in range(level):
-        start = bench.pruned(start, trained)
+        masks = bench.next_masks(start, dense.trained)
+        start = Ticket(masks, dense.rewind_point, start.level + 1)
     return start
-
-
-@arm(chain=True, shown=False)
-def continued_search(bench, level):
-    """Trains on from the weights that the level before was trained to."""
-    if level == 0:
-        return bench.dense()
-    before = bench.trained("continued_search", level - 1)
-    return bench.with_weights(bench.pruned(before).masks, before.trained)
-
-
-@arm(needs="continued_search")
-def continued(bench, level):
-    """Masks found without rewinding, the initial weights.
-
-    Source: Frankle & Carbin, 1803.03635, appendix B (strategy 2).
-    """
-    masks = bench.start("continued_search", level).masks
-    return bench.with_weights(masks, bench.initial)
-
-
-@arm(chain=True)
-def lr_rewind(bench, level):
-    """Keeps the trained weights; optimizer and schedule start again.
-
-    Source: Renda et al., 2003.02389, section 3 (learning rate rewinding).
-    """
-    if level == 0:
-        return bench.dense()
-    before = bench.trained("lr_rewind", level - 1)
-    return bench.with_weights(bench.pruned(before).masks, before.trained)
-
-
-@arm(chain=True, rewind_to=lambda experiment: experiment.late_rewind_to)
-def late_rewind(bench, level):
-    """Iterative pruning with rewinding to a step after initialisation.
-
-    The step is the experiment's `late_rewind_to`.
-
-    Source: Frankle et al., 1912.05671, section 3 (IMP with rewinding to
-    step k).
-    """
-    if level == 0:
-        return bench.dense()
-    return bench.pruned(bench.trained("late_rewind", level - 1))
 
 
 @arm(name="global", chain=True)

@@ -1,21 +1,39 @@
-"""Bench: one trial's model, data and compiled loop; starts and trainings."""
+"""Bench: one trial's model, data and compiled loop; starts and trainings.
+
+The model is wrapped once, and its `LotteryTicketPruner` is what scores,
+prunes, captures and rewinds, as it does in `fit`.
+"""
 
 import dataclasses
+import functools
+import threading
 import time
 
 import keras
 import numpy as np
 
-from keras_lottery import criteria
-from keras_lottery.experiments import building
+from keras_lottery.experiments import model_builder
 from keras_lottery.experiments.arms import ARMS
-from keras_lottery.experiments.seeds import derive
-from keras_lottery.experiments.store import TIMINGS
-from keras_lottery.optimizers import clear_pruned_slots
-from keras_lottery.rewinding import RewindPoint, model_state
+from keras_lottery.experiments.store import training_key
+from keras_lottery.rewinding import RewindPoint, copy_optimizers, model_state
 from keras_lottery.tickets import Ticket
-from keras_lottery.training import Loop
-from keras_lottery.wrapping import wrap
+from keras_lottery.training import Loop, Training
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """What one training came to.
+
+    Args:
+        record: dict, the columns of `Result` that are measured.
+        training: `Training`, its curves.
+        ticket: `Ticket` with the trained weights, of an arm that keeps it, or
+            `None`.
+    """
+
+    record: dict
+    training: Training
+    ticket: Ticket | None
 
 
 class Bench:
@@ -25,61 +43,61 @@ class Bench:
     between two of them only the values of variables change.
 
     Args:
-        experiment: `Experiment`.
-        store: `Store`, where what was trained is found again.
+        experiment: `Protocol`.
     """
 
-    def __init__(self, experiment, store):
+    def __init__(self, experiment):
         self.experiment = experiment
-        self.store = store
         self.trial = None
-        self.model = None
-        self._settings = experiment.training()
-        self._starts, self._known = {}, {}
+        self.model = self.backend = None
+        self._starts, self._known, self._tickets = {}, {}, {}
 
     def open(self, trial):
         """Makes the bench that of a trial: its data, its initial weights."""
         if trial == self.trial:
             return
         self.trial = trial
-        self._starts.clear()
-        self._known.clear()
+        for memory in (self._starts, self._known, self._tickets):
+            memory.clear()
         self.data = self.experiment.load_data(self.seed("split"))
+        sets = self.data.train, self.data.validation, self.data.test
         if self.model is None:
-            self._build()
+            self._build(sets)
         else:
-            self._loop.set_data(self.data.train, self.data.validation)
+            self._loop.set_data(*sets)
         self.initial = self._weights(self.seed("weights"))
 
-    def _build(self):
+    def _build(self, sets):
         experiment = self.experiment
-        self.model = experiment.build_model(self.data, seed=0)
-        if callable(experiment.model):
-            self._settings["made"] = building.fingerprint(self.model)
-        self.model = wrap(
-            self.model,
-            seed=experiment.seed,
-            **experiment.pruning(),
-        )
-        experiment.compile(self.model)
+        self.model = experiment.wrapped_model(self.data)
+        self.pruner = self.model.lottery
         self.model.optimizer.build(self.model.trainable_variables)
         self._fresh = RewindPoint.capture(self.model).optimizers
         self._loop = Loop(
             self.model,
-            train=self.data.train,
-            validation=self.data.validation,
+            *sets,
             batch_size=experiment.batch_size,
             eval_every=experiment.eval_every,
-            monitor=experiment.early_stop_metric,
+            early_stop_metric=experiment.early_stop_metric,
             backend=experiment.backend,
-            timings=self.store.path(TIMINGS),
         )
+        self.backend, self.why = self._loop.choose_backend()
+        settled = dataclasses.replace(experiment, backend=self.backend)
+        self._settings = settled.training_settings()
+        if callable(experiment.model):
+            self._settings["made"] = model_builder.fingerprint(self.model)
+
+    def serves(self, experiment):
+        """Whether it trains what another would train for an experiment."""
+        backends = self.experiment.backend, self.backend
+        same = dataclasses.replace(self.experiment, backend=experiment.backend)
+        return experiment == same and experiment.backend in backends
 
     # What arms are made of.
 
     def dense(self):
         """All weights, as initialised."""
-        masks = self.model.lottery.masks
+        masks = self.pruner.masks
         ones = {path: np.ones_like(mask) for path, mask in masks.items()}
         return self.with_weights(ones, self.initial)
 
@@ -89,31 +107,53 @@ class Bench:
 
     def seed(self, *purpose):
         """A seed of this trial for a purpose of its own."""
-        return derive(self.experiment.seed, self.trial, *purpose)
+        return self.experiment.derive_seed(self.trial, *purpose)
 
     def new_weights(self, *purpose):
         """Weights initialised by a seed for this purpose."""
         return self._weights(self.seed(*purpose))
 
-    def pruned(self, ticket, trained=None):
-        """The next level's start: pruned, rewound.
+    def next_level(self, arm, level):
+        """The start of a level of an iterative search: pruned, rewound.
+
+        Args:
+            arm: str, that of the search, whose level before was trained. Its
+                `rewind_to` says what goes back.
+            level: int. Level 0 is the dense network.
+
+        Returns:
+            A `Ticket`.
+        """
+        if level == 0:
+            return self.dense()
+        before = self.trained(arm, level - 1)
+        rewind_to = ARMS[arm].rewind_to(self.experiment)
+        masks = self.next_masks(before, rewind_to=rewind_to)
+        return before.rewound(masks, rewind_to)
+
+    def next_masks(self, ticket, trained=None, rewind_to=0):
+        """The masks of the level after a ticket's.
 
         Args:
             ticket: `Ticket` of a level.
             trained: optional dict, weight path -> array, to prune by.
                 Defaults to what the ticket was trained to.
+            rewind_to: what its search rewinds to. Where no weights go back,
+                criteria compare with the initial weights.
 
         Returns:
-            A `Ticket`.
+            A dict, weight path -> boolean array.
         """
-        point = ticket.rewind_point
-        masks = self.model.lottery.next_masks(
+        if isinstance(rewind_to, int):
+            initial = ticket.rewind_point.weights
+        else:
+            initial = self.initial
+        return self.pruner.next_masks(
             ticket.level,
             ticket.masks,
-            point.weights,
+            initial,
             ticket.trained if trained is None else trained,
         )
-        return Ticket(masks, point, ticket.level + 1)
 
     def scores(self, ticket):
         """The criterion's scores of what a ticket was trained to.
@@ -121,17 +161,12 @@ class Bench:
         Returns:
             A function, weight path -> array.
         """
-        criterion = criteria.get(self.experiment.criterion)
-        index = {path: i for i, path in enumerate(ticket.masks)}
-        initial = ticket.rewind_point.weights
-
-        def score(path):
-            seed = [self.experiment.seed, ticket.level, index[path]]
-            return criteria.scores(
-                criterion, initial[path], ticket.trained[path], seed
-            )
-
-        return score
+        return self.pruner.scores(
+            ticket.level,
+            ticket.masks,
+            ticket.rewind_point.weights,
+            ticket.trained,
+        )
 
     def kept(self, level):
         """How many prunable weights the ticket of a level keeps.
@@ -142,9 +177,10 @@ class Bench:
 
     def _counts(self, rounds):
         ticket, counts = self.dense(), []
-        for _ in range(rounds + 1):
+        for level in range(rounds + 1):
             counts.append(sum(map(np.count_nonzero, ticket.masks.values())))
-            ticket = self.pruned(ticket, self.initial)
+            ticket.level = level
+            ticket.masks = self.next_masks(ticket, self.initial)
         return counts
 
     def initial_model(self):
@@ -157,7 +193,7 @@ class Bench:
         exact = dataclasses.replace(self.experiment, precision="float32")
         model = exact.build_model(self.data, self.seed("weights"))
         places = dict(zip(model_state(self.model), model.variables))
-        return model, {path: places[path] for path in self.model.lottery.masks}
+        return model, {path: places[path] for path in self.pruner.masks}
 
     def once(self, function, *arguments):
         """`function(*arguments)`, computed once a trial."""
@@ -176,7 +212,11 @@ class Bench:
 
     def trained(self, arm, level):
         """The `Ticket` of a level that was trained."""
-        return self.store.load_ticket(self.trial, arm, level)
+        return self._tickets[arm, level]
+
+    def remember(self, arm, level, ticket):
+        """Has `trained` give this ticket, and no longer an older one."""
+        self._tickets = {(arm, level): ticket}
 
     # Training.
 
@@ -188,78 +228,78 @@ class Bench:
         settings = dict(self._settings)
         if ARMS[arm].train:
             settings["trained_by"] = arm
-        return self.store.key(
+        return training_key(
             settings,
             self.start(arm, level),
             [self.seed("split"), self.seed("order")],
         )
 
     def train(self, arm, level, progress=None):
-        """Trains one level of one arm and stores what it came to.
+        """Trains one level of one arm.
 
         Args:
             arm: str.
             level: int.
             progress: optional function of the iteration.
+
+        Returns:
+            A `Trained`.
         """
         began = time.perf_counter()
         start, key = self.start(arm, level), self.key(arm, level)
-        self.model.lottery.load(start)
+        self.pruner.load(start, with_optimizers=True)
+        rewind_to = ARMS[arm].rewind_to(self.experiment)
         if ARMS[arm].train:
-            run, point = ARMS[arm].train(self, start), start.rewind_point
+            training = ARMS[arm].train(self, start)
         else:
-            late = ARMS[arm].rewind_to(self.experiment)
-            run, point = self._train(start, late, progress)
-        record = self._measure(run, start)
+            training = self._train(rewind_to, progress)
+        record = self._measure(training, start)
         record["seconds"] = time.perf_counter() - began
+        ticket = None
         if ARMS[arm].chain:
-            state = model_state(self.model)
-            trained = {p: np.array(v.numpy()) for p, v in state.items()}
             ticket = Ticket(
-                start.masks, point, level, {"key": key, **record}, trained
+                start.masks,
+                self.pruner.rewind_point,
+                level,
+                {"key": key, **record},
+                {p: np.array(v) for p, v in model_state(self.model).items()},
+                # Who rewinds optimizers does not need them.
+                copy_optimizers(self.model) if rewind_to is None else None,
             )
-            self.store.save_ticket(self.trial, arm, ticket)
-        self.store.save_record(key, record, run)
+        return Trained(record, training, ticket)
 
-    def _train(self, start, late, progress):
-        """The `Training`, and the rewind point, captured at step `late`."""
-        start.rewind_point.restore_optimizers(self.model)
-        point = start.rewind_point
-        visits = {}
-        if point.step < late:
-
-            def capture():
-                nonlocal point
-                point = RewindPoint.capture(self.model, late)
-
-            visits[late] = capture
-        elif point.step:
-            clear_pruned_slots(self.model.optimizer)
-        run = self._loop.train(
+    def _train(self, rewind_to, progress):
+        """The `Training`; the rewind point is captured when it is reached."""
+        pruner = self.pruner
+        pruner.rewind()
+        start, visits = pruner.rewind_point.step, {}
+        if isinstance(rewind_to, int) and rewind_to > start:
+            visits[rewind_to] = functools.partial(pruner.capture, rewind_to)
+        return self._loop.train(
             self.experiment.iterations,
             seed=self.seed("order"),
-            start=point.step,
+            start=start,
             progress=progress,
             visits=visits,
         )
-        return run, point
 
-    def _measure(self, run, start):
+    def _measure(self, training, start):
         best = int(
-            np.flatnonzero(run.iterations == run.early_stop_iteration)[0]
+            np.flatnonzero(
+                training.iterations == training.early_stop_iteration
+            )[0]
         )
-        test = self.data.test
-        _, at_early_stop = self._loop.evaluate(test, run.early_stop_weights)
+        evaluate, weights = self._loop.evaluate, training.early_stop_weights
         return {
             "density": start.density,
             "iterations": self.experiment.iterations,
-            "early_stop_iteration": int(run.early_stop_iteration),
-            "early_stop_val_loss": float(run.val_loss[best]),
-            "early_stop_val_accuracy": float(run.val_accuracy[best]),
-            "early_stop_test_accuracy": at_early_stop,
-            "final_train_accuracy": self._loop.evaluate(self.data.train)[1],
-            "final_val_accuracy": float(run.val_accuracy[-1]),
-            "final_test_accuracy": self._loop.evaluate(test)[1],
+            "early_stop_iteration": int(training.early_stop_iteration),
+            "early_stop_val_loss": float(training.val_loss[best]),
+            "early_stop_val_accuracy": float(training.val_accuracy[best]),
+            "early_stop_test_accuracy": evaluate("test", weights)[1],
+            "final_train_accuracy": evaluate("train")[1],
+            "final_val_accuracy": float(training.val_accuracy[-1]),
+            "final_test_accuracy": evaluate("test")[1],
         }
 
     def _weights(self, seed):
@@ -269,3 +309,54 @@ class Bench:
             path: np.array(keras.ops.convert_to_numpy(variable))
             for path, variable in zip(model_state(self.model), fresh.variables)
         }
+
+
+# One training as a function, to run in any process.
+
+
+def choose_backend(experiment):
+    """What trains an experiment here: a pair of its name and why."""
+    with _one_at_a_time:
+        bench = _bench_for(experiment)
+        bench.open(0)
+        return bench.backend, bench.why
+
+
+def train_place(experiment, place, before, known, progress=None):
+    """Trains one place, unless its training is known.
+
+    A worker needs no file of the coordinator's: what a training builds on is
+    sent to it, and what it came to is sent back.
+
+    Args:
+        experiment: `Protocol`.
+        place: `Place`.
+        before: the trained `Ticket` of what the place needs, or `None`.
+        known: set of str, the keys of trainings that need not be repeated.
+        progress: optional function of the iteration.
+
+    Returns:
+        A pair: its key, and a `Trained`, or `None` if the key is known.
+    """
+    with _one_at_a_time:
+        bench = _bench_for(experiment)
+        bench.open(place.trial)
+        if place.needs:
+            bench.remember(place.needs.arm, place.needs.level, before)
+        key = bench.key(place.arm, place.level)
+        if key in known:
+            return key, None
+        return key, bench.train(place.arm, place.level, progress)
+
+
+# An executor of threads shares one bench, which has one model.
+_one_at_a_time = threading.Lock()
+_bench = None
+
+
+def _bench_for(experiment):
+    """The bench of this process; it keeps its model and compilation."""
+    global _bench
+    if _bench is None or not _bench.serves(experiment):
+        _bench = Bench(experiment)
+    return _bench

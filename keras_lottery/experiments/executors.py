@@ -44,6 +44,9 @@ class Cluster(concurrent.futures.Executor):
     ```
     """
 
+    # Of the coordinator's files its workers see none.
+    shares_files = False
+
     def __init__(self, address, timeout=30.0):
         try:
             import distributed

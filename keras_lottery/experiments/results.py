@@ -41,7 +41,43 @@ class Result:
 
 
 class Results(list):
-    """A list of `Result`."""
+    """A list of `Result`, by trial, arm and level."""
+
+    def choose(self, level="best", trial=0, arm="ticket"):
+        """One level of one arm of one trial.
+
+        Args:
+            level: int; `"last"`; or `"best"`, the smallest density of which
+                the validation accuracy at the end of training is not below
+                that of level 0. The test set has no say in it.
+            trial: int.
+            arm: str.
+
+        Returns:
+            A `Result`.
+
+        Raises:
+            ValueError: If there is no such trial, arm or level.
+        """
+        rows = {r.level: r for r in self if (r.trial, r.arm) == (trial, arm)}
+        if not rows:
+            there = sorted({(r.trial, r.arm) for r in self})
+            raise ValueError(
+                "`trial` and `arm` must be of the run, which has trained "
+                f"{there}. Received: trial={trial}, arm={arm!r}"
+            )
+        if level == "last":
+            return rows[max(rows)]
+        if level == "best" and 0 in rows:
+            dense = rows[0].final_val_accuracy
+            enough = [r for r in rows.values() if r.final_val_accuracy >= dense]
+            return min(enough, key=lambda r: (r.density, r.level))
+        if level not in rows:
+            raise ValueError(
+                '`level` must be "best", "last" or one of '
+                f"{sorted(rows)}. Received: level={level!r}"
+            )
+        return rows[level]
 
     def to_pandas(self):
         """A `pandas.DataFrame`: a row each, the columns of `results.csv`."""
@@ -67,9 +103,9 @@ def to_csv(results):
 
 
 def from_csv(text):
-    """The list of `Result` in the text of a `results.csv`."""
+    """The `Results` in the text of a `results.csv`."""
     kinds = {field.name: field.type for field in dataclasses.fields(Result)}
-    return [
+    return Results(
         Result(**{name: kinds[name](row[name]) for name in COLUMNS})
         for row in csv.DictReader(io.StringIO(text))
-    ]
+    )

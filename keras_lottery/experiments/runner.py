@@ -1,21 +1,19 @@
-"""Coordinates the jobs of an experiment and writes its run directory."""
+"""Coordinates the trainings of an experiment and writes its run directory."""
 
 import concurrent.futures
+import dataclasses
 import functools
-import json
-import pickle
 import time
 
 from keras_lottery.checks import check_integer
-from keras_lottery.experiments import environment
 from keras_lottery.experiments.arms import ARMS
+from keras_lottery.experiments.bench import choose_backend, train_place
 from keras_lottery.experiments.executors import Serial
-from keras_lottery.experiments.jobs import run_job
-from keras_lottery.experiments.library import Library
-from keras_lottery.experiments.places import Line, plan
+from keras_lottery.experiments.plan import Queue, plan
 from keras_lottery.experiments.progress import Silence
-from keras_lottery.experiments.results import Result, Results, to_csv
-from keras_lottery.experiments.store import TIMINGS, Store
+from keras_lottery.experiments.results import Result, Results
+from keras_lottery.experiments.run import Run
+from keras_lottery.experiments.store import Store
 from keras_lottery.experiments.tensorboard import Board
 from keras_lottery.processes import Processes
 
@@ -32,42 +30,31 @@ def run(
     """Trains whatever of an experiment is not in the run directory yet.
 
     A run that is killed loses at most the trainings in progress; what was
-    trained is in `results.csv` a second later.
-
-    Args:
-        experiment: `Experiment`.
-        run_dir: str or path-like.
-        progress: optional `Progress`. Defaults to silence.
-        workers: int, processes to train in. Defaults to 1, this process.
-        executor: optional `concurrent.futures.Executor` to train on instead.
-        tensorboard_dir: optional str or path-like, to write the curves to for
-            TensorBoard.
-        shared: optional str or path-like, see `Library`.
-
-    Returns:
-        `Results`, by trial, arm and level.
-
-    Raises:
-        ValueError: If the run directory holds another experiment.
-        RuntimeError: If another process runs in it.
+    trained is in `results.csv` a second later. `Experiment.run` has the
+    arguments, what is returned and what is raised.
     """
     check_integer("workers", workers, minimum=1)
     own = executor is None
     if own:
         executor = Serial() if workers == 1 else Processes(workers)
-    if not isinstance(executor, Serial):
-        _check_sendable(experiment)
-    store = Store(run_dir)
-    experiment.load_data(0)  # a missing data set is told before all else
+    directory = Run(run_dir)
     try:
-        with store.alone():
-            store.claim(experiment)
-            environment.record(store, workers)
+        with directory.lock():
+            directory.claim(experiment)
+            experiment.check_data()
+            sent = experiment
+            if not getattr(executor, "shares_files", True):
+                # Where the data are on other machines, those know.
+                sent = dataclasses.replace(experiment, data_dir=None)
+            choice = _choose_backend(directory, sent, executor)
+            backend = {"backend": choice["backend"]}
+            directory.claim(dataclasses.replace(experiment, **backend), choice)
+            directory.add_environment(workers)
             return Coordinator(
-                experiment,
-                store,
+                dataclasses.replace(sent, **backend),
+                directory,
                 progress or Silence(),
-                Library(experiment, store, shared),
+                Store(experiment, directory, shared),
                 Board(tensorboard_dir) if tensorboard_dir else None,
             ).run(executor)
     finally:
@@ -75,49 +62,50 @@ def run(
             executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _check_sendable(experiment):
-    try:
-        pickle.dumps(experiment)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ValueError(
-            "`model` must be a function at the top level of a module, for "
-            "other processes to find it by its name. Received: "
-            f"model={experiment.model!r} ({error})"
-        ) from None
+def _choose_backend(directory, experiment, executor):
+    """What trains the run, as `Run.backend` has it: chosen once for all."""
+    known = directory.backend
+    if known and experiment.backend in (known["asked"], known["backend"]):
+        return known
+    backend, why = executor.submit(choose_backend, experiment).result()
+    return {"backend": backend, "why": why, "asked": experiment.backend}
 
 
 class Coordinator:
     """Hands out what can be trained now, and writes what comes back.
 
     Args:
-        experiment: `Experiment`.
-        store: `Store`, which nobody else writes.
+        experiment: `Protocol`.
+        run: `Run`, which nobody else writes.
         progress: `Progress`.
-        library: `Library`.
+        store: `Store`.
         board: optional `Board`.
     """
 
-    def __init__(self, experiment, store, progress, library, board=None):
+    def __init__(self, experiment, run, progress, store, board=None):
         self.experiment = experiment
-        self.store = store
+        self.directory = run
         self.progress = progress
-        self.library = library
+        self.store = store
         self.board = board
         self.results = {}
-        self.keys = store.load_places()
+        self.keys = run.load_places()
+        # Tickets that a place to come may need, to be read no more.
+        self._tickets = {}
         self._written = float("-inf")
-        self._told = False
 
     def run(self, executor):
-        """Runs all jobs on an executor; returns `Results`."""
+        """Trains all places on an executor; returns `Results`."""
         places = plan(self.experiment)
         self.progress.begin(len(places), self.experiment.iterations)
-        line = Line(places, [p for p in places if self._found(p)])
+        self._tell_backend()
+        queue = Queue(places, [p for p in places if self._found(p)])
         running = {}
         try:
-            while len(line) or running:
-                while len(running) < self._slots(executor) and line.ready:
-                    place = line.next()
+            while len(queue) or running:
+                slots = getattr(executor, "slots", _SLOTS)
+                while len(running) < slots and queue.ready:
+                    place = queue.next()
                     running[self._submit(executor, place)] = place
                 done, _ = concurrent.futures.wait(
                     running, return_when=concurrent.futures.FIRST_COMPLETED
@@ -125,9 +113,9 @@ class Coordinator:
                 for future in done:
                     place = running.pop(future)
                     if self._finish(place, *future.result()):
-                        line.done(place)
+                        queue.done(place)
                     else:
-                        line.again(place)
+                        queue.again(place)
         finally:
             for future in running:
                 future.cancel()
@@ -135,57 +123,65 @@ class Coordinator:
         self.progress.end()
         return results
 
-    def _slots(self, executor):
-        # The first job alone chooses the backend that all others use.
-        if not self.store.exists(TIMINGS):
-            return 1
-        return getattr(executor, "slots", _SLOTS)
-
     def _found(self, place):
-        """Takes a place's result from the store, if it is all there."""
+        """Takes a place's result from the run, if it is all there."""
         key = self.keys.get(place)
-        record = key and self.store.load_record(key)
+        record = key and self.directory.load_record(key)
         if not record:
             return False
-        if ARMS[place.arm].chain and not self.store.ticket_is_of(place, key):
-            return False
-        self.library.add(place, key)
+        if ARMS[place.arm].chain:
+            ticket = self.directory.load_ticket(*_ticket_of(place))
+            if ticket is None or ticket.config["key"] != key:
+                return False
+        self.store.add(place, key)
         self._take(place, record, found=True)
         return True
 
     def _submit(self, executor, place):
-        inputs = [TIMINGS]
-        before = place.needs
-        if before:
-            inputs.append(
-                self.store.ticket_path(before.trial, before.arm, before.level)
-            )
         self.progress.training(place)
         job = functools.partial(
-            run_job,
+            train_place,
             self.experiment,
             place,
-            self.store.take(inputs),
-            self.library.known(place),
+            self._ticket(place.needs) if place.needs else None,
+            self.store.known(place),
         )
         if isinstance(executor, Serial):
             return executor.submit(job, progress=self.progress.iteration)
         return executor.submit(job)
 
-    def _finish(self, place, key, files):
-        """Keeps what came of a job; `False` if it is to be done again."""
-        for path, content in files.items():
-            self.store.put(path, content)
-        self._tell_backend()
-        if not files and not self.library.fetch(place, key):
+    def _ticket(self, place):
+        """The trained ticket of a place; the last ones are remembered."""
+        if place not in self._tickets:
+            ticket = self.directory.load_ticket(*_ticket_of(place))
+            if ticket is None:
+                raise OSError(f"The ticket of {place} could not be read back.")
+            self._remember(place, ticket)
+        return self._tickets[place]
+
+    def _remember(self, place, ticket):
+        self._tickets[place] = ticket
+        while len(self._tickets) > _REMEMBERED:
+            del self._tickets[next(iter(self._tickets))]
+
+    def _finish(self, place, key, trained):
+        """Keeps what came of a training; `False` if it is to be repeated."""
+        if trained is not None:
+            record = trained.record
+            self.directory.save_training(key, record, trained.training)
+            if trained.ticket is not None:
+                self.directory.save_ticket(
+                    place.trial, place.arm, trained.ticket
+                )
+                self._remember(place, trained.ticket)
+        elif self.store.fetch(place, key):
+            record = self.directory.load_record(key)
+        else:
             return False
-        record = self.store.load_record(key)
-        if record is None:
-            raise OSError(f"The record of {place} could not be read back.")
-        self.library.add(place, key)
+        self.store.add(place, key)
         self.keys[place] = key
-        self.store.add_place(place, key)
-        self._take(place, record, found=not files)
+        self.directory.add_place(place, key)
+        self._take(place, record, found=trained is None)
         if time.monotonic() - self._written > _WRITTEN_EVERY:
             self._write_results()
         return True
@@ -195,16 +191,15 @@ class Coordinator:
         self.results[place] = result
         self.progress.done(place, result, found)
         if self.board and ARMS[place.arm].shown:
-            self.board.add(result, self.store.load_curves(self.keys[place]))
+            curves = self.directory.load_curves(self.keys[place])
+            self.board.add(result, curves)
 
     def _tell_backend(self):
-        """Says once by what the run is trained, and why."""
-        if self._told or not self.store.exists(TIMINGS):
-            return
-        self._told = True
-        with open(self.store.path(TIMINGS)) as file:
-            for backend, why in json.load(file).values():
-                self.progress.note(f"Training by {backend}: {why}.")
+        """Says by what the run is trained, and why."""
+        choice = self.directory.backend
+        if choice:
+            name, why = choice["backend"], choice["why"]
+            self.progress.note(f"Training by {name}: {why}.")
 
     def _write_results(self):
         self._written = time.monotonic()
@@ -213,10 +208,16 @@ class Coordinator:
             (r for r in self.results.values() if r.arm in arms),
             key=lambda r: (r.trial, arms.index(r.arm), r.level),
         )
-        self.store.write_text("results.csv", to_csv(shown))
+        self.directory.write_results(shown)
         return Results(shown)
 
 
+def _ticket_of(place):
+    return place.trial, place.arm, place.level
+
+
 _WRITTEN_EVERY = 1.0
-# Jobs handed at once to an executor that does not say how many it runs.
+# Trainings handed at once to an executor that does not say how many it runs.
 _SLOTS = 64
+# The level before, the one just trained, and level 0.
+_REMEMBERED = 3

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lottery.starting import zeros_as_masks
+from keras_lottery.attachment import zeros_as_masks
 
 
 def test_zeros_as_masks():

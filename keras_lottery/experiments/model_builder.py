@@ -1,4 +1,4 @@
-"""Building models by functions, the user's own among them."""
+"""Models built by functions, the user's own among them."""
 
 import contextlib
 import hashlib
@@ -7,9 +7,7 @@ import json
 
 import keras
 
-# Private, for lack of a public way to have the same model built twice with
-# the same automatic names: weights are known by their paths.
-from keras.src.backend.common import global_state
+from keras_lottery.keras_internals import names_from_the_first
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -46,7 +44,7 @@ def call(build, **arguments):
     return build(**{k: v for k, v in arguments.items() if k in accepted})
 
 
-def own(build, data, seed):
+def build_own(build, data, seed):
     """A built model of a user's function, the same for the same seed.
 
     The seed is also made that of Keras, NumPy and Python, for a function that
@@ -65,7 +63,7 @@ def own(build, data, seed):
         ValueError: If it does not return one.
     """
     keras.utils.set_random_seed(seed)
-    with _names_from_the_first():
+    with names_from_the_first():
         model = call(
             build,
             input_shape=data.input_shape,
@@ -83,7 +81,17 @@ def own(build, data, seed):
 
 
 def name(build):
-    """How a function is called in files: module and name."""
+    """How a network or a function is called in files.
+
+    Args:
+        build: str, the name of a network; or a function, which is called by
+            its module and name.
+
+    Returns:
+        A str.
+    """
+    if isinstance(build, str):
+        return build
     qualified = getattr(build, "__qualname__", type(build).__qualname__)
     return f"{build.__module__}.{qualified}"
 
@@ -106,14 +114,3 @@ def fingerprint(model):
         made["source"] = inspect.getsource(type(model))
     text = json.dumps(made, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-@contextlib.contextmanager
-def _names_from_the_first():
-    """Automatic names begin as in a new process."""
-    before = global_state.get_global_attribute("object_name_uids")
-    global_state.set_global_attribute("object_name_uids", None)
-    try:
-        yield
-    finally:
-        global_state.set_global_attribute("object_name_uids", before)

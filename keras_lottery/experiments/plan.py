@@ -1,4 +1,4 @@
-"""Places: which trainings an experiment has, and what each needs."""
+"""The plan of an experiment: its trainings, and what each of them needs."""
 
 import collections
 import dataclasses
@@ -9,7 +9,7 @@ from keras_lottery.experiments.arms import ARMS
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Place:
-    """Where a training stands in an experiment."""
+    """Which training of an experiment: its trial, level and arm."""
 
     trial: int
     level: int
@@ -42,7 +42,7 @@ def _add(places, place):
     places.setdefault(place)
 
 
-class Line:
+class Queue:
     """The places that are still to be trained, in the order of a plan.
 
     Args:
@@ -73,11 +73,11 @@ class Line:
         return heapq.heappop(self.ready)[1]
 
     def again(self, place):
-        """Puts a place in line, of which all that it needs is trained."""
+        """Queues a place, of which all that it needs is trained."""
         heapq.heappush(self.ready, (self._order[place], place))
 
     def done(self, place):
-        """A place was trained: those that wait for it are ready."""
+        """A place was trained: those that need it are ready."""
         self._left -= 1
         for waiting in self._blocked.pop(place, ()):
             self.again(waiting)

@@ -1,0 +1,348 @@
+"""Run: the directory of an experiment, its one reader and writer.
+
+    experiment.json        the settings that identify the run, resolved
+    backend.json           what trains it, and why
+    environment.json       by which commands, with what and where it was run
+    results.csv            a row for each training
+    trainings/KEY.training its row and its curves, by the key of the training
+    tickets/trial_0/...    the ticket of each level, with its trained weights
+    places.jsonl           which training stands at which place of the plan
+
+Files appear whole or not at all, and one that is damaged is named and
+trained again.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+
+import filelock
+import keras
+from absl import logging
+
+from keras_lottery import files
+from keras_lottery.datasets import Dataset
+from keras_lottery.experiments import environment
+from keras_lottery.experiments.experiment import Experiment
+from keras_lottery.experiments.plan import Place
+from keras_lottery.experiments.results import Result, from_csv, to_csv
+from keras_lottery.tickets import Ticket
+
+_EXPERIMENT, _BACKEND = "experiment.json", "backend.json"
+_ENVIRONMENT, _RESULTS = "environment.json", "results.csv"
+_PLACES = "places.jsonl"
+_LOCK, _OWNER = ".lock", ".lock.owner"
+_CURVES = ("iterations", "val_loss", "val_accuracy", "train_loss")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RunModel:
+    """One level of a run as a model again.
+
+    Args:
+        model: wrapped `keras.Model` with the weights that the level was
+            trained to, its mask and its rewind point.
+        result: `Result`, the row of `results.csv`.
+        data: `Dataset` that it was trained, chosen and tested on.
+    """
+
+    model: keras.Model
+    result: Result
+    data: Dataset
+
+
+class Run:
+    """The files of one run directory.
+
+    Args:
+        directory: str or path-like, created if it is missing.
+
+    Raises:
+        OSError: If the directory cannot be created.
+
+    Example:
+
+    ```python
+    run = Run.open("runs/digits_lenet_300_100")
+    run.results.to_pandas()
+    x, y = run.trained_model(level="best").data.test
+    ```
+    """
+
+    def __init__(self, directory):
+        self.directory = os.fspath(directory)
+        os.makedirs(self.directory, exist_ok=True)
+
+    @classmethod
+    def open(cls, directory):
+        """The `Run` in a directory that has at least one trained level.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        directory = os.fspath(directory)
+        for name in (_EXPERIMENT, _RESULTS):
+            if not os.path.exists(os.path.join(directory, name)):
+                raise ValueError(
+                    "`run_dir` must be the directory of a run. Received: "
+                    f"run_dir={directory!r}, which has no {name}"
+                )
+        run = cls(directory)
+        if not run.results:
+            raise ValueError(
+                "`run_dir` must hold at least one trained level. Received: "
+                f"run_dir={directory!r}"
+            )
+        return run
+
+    def path(self, *parts):
+        """The path of a file in the run directory."""
+        return os.path.join(self.directory, *parts)
+
+    # What identifies it.
+
+    @property
+    def experiment(self):
+        """The settings that identify the run, a dict; `None` without."""
+        return self._json(_EXPERIMENT)
+
+    def load_experiment(self, data_dir=None):
+        """The `Experiment` of the run.
+
+        Args:
+            data_dir: optional str, where TFDS has its data set.
+
+        Raises:
+            ValueError: If it is of a model or of arrays of one's own, which a
+                file does not hold.
+        """
+        return Experiment.from_settings(self.experiment, data_dir)
+
+    def claim(self, experiment, choice=None):
+        """Makes the directory that of an experiment.
+
+        Args:
+            experiment: `Experiment`.
+            choice: optional dict, what trains it: see `backend`. Without it
+                nothing is written.
+
+        Raises:
+            ValueError: If it is another's, naming what differs.
+        """
+        settings, before = experiment.settings(), self.experiment
+        if before is not None:
+            before = experiment.filled_in(before)
+            if choice is None:
+                before["backend"] = settings["backend"]
+            differ = [
+                f"{name}={before.get(name)!r} before, "
+                f"{settings.get(name)!r} now"
+                for name in {**before, **settings}
+                if before.get(name) != settings.get(name)
+            ]
+            if differ:
+                raise ValueError(
+                    f"{self.directory} holds a run with other settings: "
+                    f"{'; '.join(differ)}. Give another `run_dir` or the same "
+                    "settings."
+                )
+        if choice is not None:
+            self._write_json(_EXPERIMENT, settings)
+            self._write_json(_BACKEND, choice)
+
+    @property
+    def backend(self):
+        """What trains the run: a dict of `backend`, `why` and `asked`, the
+        setting that it was chosen by; `None` before the first training."""
+        return self._json(_BACKEND)
+
+    @property
+    def environments(self):
+        """By which commands, with what and where it was run: list of dict."""
+        return self._json(_ENVIRONMENT) or []
+
+    def add_environment(self, workers=1):
+        """Notes the environment of this process, unless the last entry is
+        the same: a run may go on elsewhere, or by another command."""
+        entries, now = self.environments, environment.describe(workers)
+        same = {"started": None}
+        if not entries or {**entries[-1], **same} != {**now, **same}:
+            self._write_json(_ENVIRONMENT, [*entries, now])
+
+    @contextlib.contextmanager
+    def lock(self):
+        """Keeps other processes from running in the directory.
+
+        Raises:
+            RuntimeError: If another one does.
+        """
+        # It ends with the process, however that ends.
+        lock = filelock.FileLock(self.path(_LOCK), timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            owner = "unknown"
+            with contextlib.suppress(OSError), open(self.path(_OWNER)) as file:
+                owner = file.read()
+            raise RuntimeError(
+                f"{self.directory} is in use by process {owner}. Wait for it, "
+                "or give another `run_dir`."
+            ) from None
+        try:
+            self.write(_OWNER, str(os.getpid()))
+            yield
+        finally:
+            lock.release()
+
+    # What was measured.
+
+    @property
+    def results(self):
+        """The `Results` in `results.csv`."""
+        text = self._read_text(_RESULTS)
+        return from_csv(text or "")
+
+    def write_results(self, results):
+        """Writes `results.csv`."""
+        self.write(_RESULTS, to_csv(results))
+
+    def save_training(self, key, record, training):
+        """Writes a training's row and curves.
+
+        Args:
+            key: str.
+            record: dict, the columns of `Result` that are measured.
+            training: `training.Training`.
+        """
+        files.write(
+            self.record_path(key),
+            {"record": record},
+            [("curve", name, getattr(training, name)) for name in _CURVES],
+        )
+
+    def load_record(self, key):
+        """The row that `save_training` wrote, a dict, or `None`."""
+        found = _intact(files.read, self.record_path(key))
+        return found and found[0]["record"]
+
+    def load_curves(self, key):
+        """Dict of arrays: `iterations` and what was measured there."""
+        found = _intact(files.read, self.record_path(key))
+        return found and {name: array for _, name, array in found[1]}
+
+    def record_path(self, key):
+        """The path of a training's file."""
+        return self.path("trainings", f"{key}.training")
+
+    def keys(self):
+        """The set of the keys of trainings that have a file."""
+        names = self.list("trainings")
+        return {name.removesuffix(".training") for name in names}
+
+    def load_places(self):
+        """Dict, `Place` -> key of its training."""
+        places = {}
+        for line in (self._read_text(_PLACES) or "").splitlines():
+            # A line that was cut short is that of one training.
+            with contextlib.suppress(ValueError):
+                *place, key = json.loads(line)
+                places[Place(*place)] = key
+        return places
+
+    def add_place(self, place, key):
+        """Notes the key of a place's training, for `load_places`."""
+        row = [place.trial, place.level, place.arm, key]
+        with open(self.path(_PLACES), "a") as file:
+            file.write(f"{json.dumps(row)}\n")
+
+    # Tickets.
+
+    def save_ticket(self, trial, arm, ticket):
+        """Writes the `Ticket` of a trained level."""
+        ticket.save(self.ticket_path(trial, arm, ticket.level))
+
+    def load_ticket(self, trial, arm, level):
+        """The `Ticket` of a trained level; `None` if there is none, or it is
+        damaged."""
+        return self.read_ticket(self.ticket_path(trial, arm, level))
+
+    @staticmethod
+    def read_ticket(path):
+        """The `Ticket` in a file; `None` if there is none or it is damaged."""
+        return _intact(Ticket.load, path)
+
+    def ticket_path(self, trial, arm, level):
+        """The path of a level's ticket."""
+        branch = () if arm == "ticket" else (arm,)
+        name = f"level_{level:02d}.ticket"
+        return self.path("tickets", f"trial_{trial}", *branch, name)
+
+    def trained_model(self, level="best", trial=0, arm="ticket", data_dir=None):
+        """A trained level as a model again.
+
+        Args:
+            level: int, `"last"` or `"best"`: see `Results.choose`.
+            trial: int.
+            arm: str, one that keeps its tickets.
+            data_dir: optional str, where TFDS has the data set.
+
+        Returns:
+            A `RunModel`.
+
+        Raises:
+            ValueError: If there is no such trial, arm or level.
+        """
+        result = self.results.choose(level, trial, arm)
+        ticket = self.load_ticket(trial, arm, result.level)
+        if ticket is None:
+            path = self.ticket_path(trial, arm, result.level)
+            raise ValueError(
+                f"`arm` must be one that keeps its tickets, and {path} is not "
+                f"there. Received: arm={arm!r}"
+            )
+        experiment = self.load_experiment(data_dir)
+        data = experiment.load_data(experiment.derive_seed(trial, "split"))
+        model = experiment.trained_model(data, ticket)
+        return RunModel(model, result, data)
+
+    # Files.
+
+    def write(self, name, content):
+        """Writes a file of the run directory, str or bytes, in one step."""
+        if isinstance(content, str):
+            content = content.encode()
+        with files.atomic_file(self.path(name)) as file:
+            file.write(content)
+
+    def list(self, directory):
+        """The names of the whole files in a directory of the run."""
+        path = self.path(directory)
+        if not os.path.isdir(path):
+            return []
+        return [name for name in os.listdir(path) if name[0] != "."]
+
+    def _write_json(self, name, value):
+        self.write(name, json.dumps(value, indent=2))
+
+    def _json(self, name):
+        text = self._read_text(name)
+        return None if text is None else json.loads(text)
+
+    def _read_text(self, name):
+        try:
+            with open(self.path(name), encoding="utf-8") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+
+def _intact(load, path):
+    """`load(path)`; `None` if there is no such file or it is damaged."""
+    try:
+        return load(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        logging.warning("%s It is trained again.", error)
+        return None
