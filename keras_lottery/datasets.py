@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import functools
 import hashlib
+import math
 import os
 import pathlib
 import socket
@@ -23,7 +24,13 @@ import keras
 import numpy as np
 from absl import logging
 
+from keras_lottery import decoded
+from keras_lottery.checks import check_integer
+
 _DIGITS = pathlib.Path(__file__).parent / "data" / "digits.npz"
+
+# Where TFDS keeps its sets unless it is told.
+_TFDS_DIRECTORY = "~/tensorflow_datasets"
 
 # Where TFDS looks for prepared sets before it asks a set's own hosts.
 _TFDS_HOST = "storage.googleapis.com"
@@ -54,12 +61,76 @@ class Dataset:
         """The shape of one example, such as (height, width, channels)."""
         return keras.tree.map_structure(lambda x: x.shape[1:], self.train[0])
 
+    def channel_statistics(self):
+        """The mean and the standard deviation of each channel.
+
+        They are those of the training and the validation examples together,
+        so that they are the same, bit for bit, whichever validation set was
+        drawn: trials then differ in nothing but what they are to differ in.
+        A channel that is constant has the deviation 1, so that one can divide
+        by it.
+
+        Returns:
+            Pair (mean, deviation) of tuples, one float per entry of the last
+            axis of x. The floats are exact in float32.
+
+        Raises:
+            ValueError: If x is not one array of numbers.
+
+        Example:
+
+        ```python
+        mean, deviation = datasets.load("cifar10").channel_statistics()
+        model = models.conv_2(standardize=(mean, deviation))
+        ```
+        """
+        moments = [_moments(x) for x, _ in (self.train, self.validation)]
+        means, variances = np.concatenate(moments, axis=1)
+        statistics = map(_mean_and_deviation, means.T, variances.T)
+        mean, deviation = zip(*statistics)
+        return mean, deviation
+
+
+def _moments(x):
+    """The mean and the variance of each channel of each example: an array of
+    shape (2, examples, channels)."""
+    if not isinstance(x, np.ndarray) or x.ndim < 2 or x.dtype.kind not in "iuf":
+        raise ValueError(
+            "`channel_statistics` needs examples in one array of numbers, of "
+            f"shape (examples, ..., channels). Received: {type(x).__name__}"
+            f"{getattr(x, 'shape', '')}"
+        )
+    x = x.reshape(len(x), -1, x.shape[-1])
+    moments = np.empty((2, len(x), x.shape[-1]))
+    # Few at a time, which stay in the processor's cache.
+    few = max(1, 2**17 // x[0].size)
+    for start in range(0, len(x), few):
+        rows = slice(start, start + few)
+        for channel in range(x.shape[-1]):
+            values = np.array(x[rows, :, channel], np.float64, order="C")
+            mean = values.mean(axis=1, keepdims=True)
+            moments[0, rows, channel] = mean[:, 0]
+            values -= mean
+            moments[1, rows, channel] = (values * values).mean(axis=1)
+    return moments
+
+
+def _mean_and_deviation(means, variances):
+    """Those of a channel, from those of the examples in any order."""
+    # fsum is exact, so that the order makes no difference.
+    mean = math.fsum(means) / len(means)
+    between = math.fsum((means - mean) ** 2)
+    deviation = math.sqrt((math.fsum(variances) + between) / len(means))
+    if np.float32(mean + deviation) == np.float32(mean):
+        deviation = 1.0
+    return float(np.float32(mean)), float(np.float32(deviation))
+
 
 class Arrays:
-    """Examples of one's own, in place of the name of a set.
+    """Your own examples, in place of the name of a set.
 
-    The validation set is drawn from the training set, as from that of a named
-    set. Two of them are equal if all their bits are.
+    The validation set is drawn from the training set, as it is for a named
+    set. Two objects are equal if all bits of their arrays are equal.
 
     Args:
         train: pair (x, y) of arrays, or of nested structures of arrays, with
@@ -177,31 +248,38 @@ def load(name, data_dir=None, seed=0, validation=None):
     x, y = digits.train  # (1297, 8, 8, 1) and (1297,)
     ```
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"`name` must be a string. Received: name={name!r}")
-    whole = (int, np.integer)
-    if not isinstance(seed, whole) or seed < 0:
-        raise ValueError(
-            f"`seed` must be an integer of at least 0. Received: seed={seed!r}"
-        )
+    check_integer("seed", seed, minimum=0)
     if validation is not None:
         # Before anything is downloaded; its size is not known yet.
         _check_validation(validation, float("inf"))
-    if name == "digits":
-        train, test, scale, classes = _load_digits()
-        default = 200
-    else:
-        data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
-        train, test, scale, classes = _load_tfds(name, data_dir)
-        default = _tenth(len(train[1]))
-    validation = default if validation is None else validation
-    _check_validation(validation, len(train[1]))
-    train, held_out = _split(train, validation, np.random.default_rng(seed))
-    return Dataset(
-        name,
-        *(_scaled(*part, scale) for part in (train, held_out, test)),
-        classes,
-    )
+    found = _decoded(name, data_dir)
+    size = len(found.train[1])
+    if validation is None:
+        validation = 200 if name == "digits" else _tenth(size)
+    _check_validation(validation, size)
+    generator = np.random.default_rng(seed)
+    # Bytes are split, and what becomes of them is scaled once.
+    parts = *_split(found.train, validation, generator), found.test
+    scaled = (_scaled(*part, found.scale) for part in parts)
+    return Dataset(name, *scaled, found.classes)
+
+
+def check(name, data_dir=None):
+    """Refuses a set that `load` cannot load, with the same errors.
+
+    What had to be downloaded or decoded for it is kept: a `load` that follows
+    only draws the validation set and scales the images.
+
+    Args:
+        name: str, as `load` takes it.
+        data_dir: str, as `load` takes it.
+
+    Raises:
+        ValueError: If there is no such set, or it is not one of equally
+            sized images with one class label each.
+        RuntimeError: If it can neither be found nor downloaded, or not read.
+    """
+    _decoded(name, data_dir)
 
 
 def _tenth(size):
@@ -235,16 +313,34 @@ def _scaled(x, y, scale):
     return x, y.astype(np.int32)
 
 
-def _load_digits():
+def _decoded(name, data_dir):
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"`name` must be a string. Received: name={name!r}")
+    if name == "digits":
+        return _digits()
+    return _tfds(name, data_dir or os.environ.get("TFDS_DATA_DIR"))
+
+
+def _digits():
     with np.load(_DIGITS) as file:
         train = file["x_train"], file["y_train"]
         test = file["x_test"], file["y_test"]
-    return train, test, 16, 10
+    return decoded.Decoded(train, test, scale=16, classes=10)
 
 
 # Every trial splits the same examples.
 @functools.lru_cache(maxsize=1)
-def _load_tfds(name, data_dir):
+def _tfds(name, data_dir):
+    kept_in = data_dir or _TFDS_DIRECTORY
+    found = decoded.find(name, kept_in)
+    if found is None:
+        found, source = _decode(name, data_dir)
+        decoded.keep(found, name, kept_in, source)
+    return found
+
+
+def _decode(name, data_dir):
+    """A set as TFDS decodes it, and the directory that TFDS has it in."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -270,7 +366,9 @@ def _load_tfds(name, data_dir):
                 f"{_first_line(error)}"
             ) from None
     image, label = (builder.info.features[key] for key in keys)
-    return train, test, np.iinfo(image.np_dtype).max, label.num_classes
+    scale = np.iinfo(image.np_dtype).max
+    found = decoded.Decoded(train, test, int(scale), label.num_classes)
+    return found, builder.data_dir
 
 
 @contextlib.contextmanager

@@ -6,6 +6,10 @@ whose outputs are logits: compile it with
 explicit names, so two builds have the same weight paths. Architectures are
 those of 1803.03635, Figure 2.
 
+Images are taken as `keras_lottery.datasets` gives them, in [0, 1]. The
+argument `standardize` makes the standardisation of their channels part of the
+network, so that a network that is served takes the same images.
+
 Kernels start from the paper's "Gaussian Glorot": a normal distribution of
 standard deviation sqrt(2 / (fan_in + fan_out)), and not
 `keras.initializers.GlorotNormal`, which has the same deviation but cuts the
@@ -18,8 +22,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lottery.checks import check_integer, check_rate, is_number
 
-def lenet_300_100(input_shape=(28, 28, 1), classes=10, seed=None):
+
+def lenet_300_100(
+    input_shape=(28, 28, 1), classes=10, seed=None, standardize=None
+):
     """LeNet-300-100: two hidden layers; 266,200 kernel weights on MNIST.
 
     Args:
@@ -27,6 +35,10 @@ def lenet_300_100(input_shape=(28, 28, 1), classes=10, seed=None):
         classes: int, number of logits.
         seed: int, of the initialisation; each layer derives its own from
             it. None: Keras' own randomness.
+        standardize: optional pair (mean, deviation) of sequences, one float
+            per channel; the network subtracts the one and divides by the
+            other before anything else, augmentation included.
+            `Dataset.channel_statistics` gives them.
 
     Returns:
         A built `keras.Model`: (batch, *input_shape) -> (batch, classes).
@@ -45,15 +57,21 @@ def lenet_300_100(input_shape=(28, 28, 1), classes=10, seed=None):
     ```
     """
     _check(input_shape, classes, seed)
-    inputs = keras.Input(input_shape, name="images")
-    x = keras.layers.Flatten(name="flatten")(inputs)
+    inputs, x = _images(input_shape, standardize)
+    x = keras.layers.Flatten(name="flatten")(x)
     x = _dense(x, 300, "fc1", seed, activation="relu")
     x = _dense(x, 100, "fc2", seed, activation="relu")
     outputs = _dense(x, classes, "output", seed)
     return keras.Model(inputs, outputs, name="lenet_300_100")
 
 
-def conv_2(input_shape=(32, 32, 3), classes=10, dropout=0.0, seed=None):
+def conv_2(
+    input_shape=(32, 32, 3),
+    classes=10,
+    dropout=0.0,
+    seed=None,
+    standardize=None,
+):
     """Conv-2: 2 x 64, pool; 256, 256. 4,300,992 kernel weights on CIFAR-10.
 
     Args:
@@ -63,28 +81,47 @@ def conv_2(input_shape=(32, 32, 3), classes=10, dropout=0.0, seed=None):
             fully-connected layer. The paper's dropout variants have 0.5.
         seed: int, of initialisation and dropout; each layer derives its own
             from it. None: Keras' own randomness.
+        standardize: optional pair (mean, deviation) of sequences, one float
+            per channel; the network subtracts the one and divides by the
+            other before anything else, augmentation included.
+            `Dataset.channel_statistics` gives them.
 
     Returns:
         A built `keras.Model`: (batch, *input_shape) -> (batch, classes).
     """
-    return _conv("conv_2", (64,), input_shape, classes, dropout, seed)
+    arguments = input_shape, classes, dropout, seed, standardize
+    return _conv("conv_2", (64,), *arguments)
 
 
-def conv_4(input_shape=(32, 32, 3), classes=10, dropout=0.0, seed=None):
+def conv_4(
+    input_shape=(32, 32, 3),
+    classes=10,
+    dropout=0.0,
+    seed=None,
+    standardize=None,
+):
     """Conv-4: Conv-2 and 2 x 128, pool. 2,425,024 weights on CIFAR-10.
 
     Args and returns are those of `conv_2`.
     """
-    return _conv("conv_4", (64, 128), input_shape, classes, dropout, seed)
+    arguments = input_shape, classes, dropout, seed, standardize
+    return _conv("conv_4", (64, 128), *arguments)
 
 
-def conv_6(input_shape=(32, 32, 3), classes=10, dropout=0.0, seed=None):
+def conv_6(
+    input_shape=(32, 32, 3),
+    classes=10,
+    dropout=0.0,
+    seed=None,
+    standardize=None,
+):
     """Conv-6: Conv-4 and 2 x 256, pool. 2,261,184 weights on CIFAR-10.
 
     The paper prints 1.7M, which is not the network that it describes.
     Args and returns are those of `conv_2`.
     """
-    return _conv("conv_6", (64, 128, 256), input_shape, classes, dropout, seed)
+    arguments = input_shape, classes, dropout, seed, standardize
+    return _conv("conv_6", (64, 128, 256), *arguments)
 
 
 def resnet_18(
@@ -93,6 +130,7 @@ def resnet_18(
     weight_decay=1e-4,
     augment=False,
     seed=None,
+    standardize=None,
 ):
     """What the paper calls ResNet-18: the ResNet-20 for CIFAR.
 
@@ -108,13 +146,18 @@ def resnet_18(
         augment: bool, whether training flips and shifts images at random.
         seed: int, of initialisation and augmentation; each layer derives
             its own from it. None: Keras' own randomness.
+        standardize: optional pair (mean, deviation) of sequences, one float
+            per channel; the network subtracts the one and divides by the
+            other before anything else, augmentation included.
+            `Dataset.channel_statistics` gives them.
 
     Returns:
         A built `keras.Model`: (batch, *input_shape) -> (batch, classes).
     """
     _check(input_shape, classes, seed, smallest=4)
     options = {"seed": seed, "weight_decay": _decay(weight_decay)}
-    inputs, x = _images(input_shape, augment, seed)
+    inputs, x = _images(input_shape, standardize)
+    x = _augmented(x, seed) if augment else x
     x = _normalised(x, 16, "conv1", **options)
     for stage, width in enumerate((16, 32, 64), 1):
         for block in (1, 2, 3):
@@ -130,6 +173,7 @@ def vgg_19(
     weight_decay=1e-4,
     augment=False,
     seed=None,
+    standardize=None,
 ):
     """VGG-19 for CIFAR: 2x64, 2x128, 4x256, 4x512, 4x512, average pool.
 
@@ -138,7 +182,8 @@ def vgg_19(
     """
     _check(input_shape, classes, seed, smallest=16)
     options = {"seed": seed, "weight_decay": _decay(weight_decay)}
-    inputs, x = _images(input_shape, augment, seed)
+    inputs, x = _images(input_shape, standardize)
+    x = _augmented(x, seed) if augment else x
     blocks = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
     for block, (convolutions, width) in enumerate(blocks, 1):
         if block > 1:
@@ -174,13 +219,10 @@ def get(name):
     return NETWORKS[name]
 
 
-def _conv(name, widths, input_shape, classes, dropout, seed):
+def _conv(name, widths, input_shape, classes, dropout, seed, standardize):
     _check(input_shape, classes, seed, smallest=2 ** len(widths))
-    if not 0 <= dropout < 1:
-        raise ValueError(
-            f"`dropout` must be in [0, 1). Received: dropout={dropout!r}"
-        )
-    inputs = x = keras.Input(input_shape, name="images")
+    check_rate("dropout", dropout)
+    inputs, x = _images(input_shape, standardize)
     for block, width in enumerate(widths, 1):
         for index in (2 * block - 1, 2 * block):
             conv = f"conv{index}"
@@ -248,11 +290,41 @@ class FlipAndCrop(keras.layers.Layer):
         return keras.random.randint(shape, 0, below, seed=self.seed_generator)
 
 
-def _images(input_shape, augment, seed):
-    inputs = x = keras.Input(input_shape, name="images")
-    if augment:
-        x = FlipAndCrop(seed=_layer_seed(seed, "augment"), name="augment")(x)
-    return inputs, x
+def _images(input_shape, standardize):
+    """The input of a network, and its standardised images."""
+    inputs = keras.Input(input_shape, name="images")
+    if standardize is None:
+        return inputs, inputs
+    mean, deviation = _statistics(standardize, input_shape[-1])
+    # Not `Normalization`: this one is known to every exporter as well.
+    rescaling = keras.layers.Rescaling(
+        scale=[1 / d for d in deviation],
+        offset=[-m / d for m, d in zip(mean, deviation)],
+        name="standardize",
+    )
+    return inputs, rescaling(inputs)
+
+
+def _statistics(standardize, channels):
+    """The pair (mean, deviation) of tuples of float, or an error."""
+    try:
+        mean, deviation = (tuple(map(float, part)) for part in standardize)
+        numbers = all(is_number(n) for n in mean + deviation)
+        if numbers and len(mean) == len(deviation) == channels:
+            if min(deviation) > 0:
+                return mean, deviation
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        "`standardize` must be a pair (mean, deviation) of sequences, each "
+        f"with a number for each of the {channels} channels, deviations "
+        f"greater than 0. Received: standardize={standardize!r}"
+    )
+
+
+def _augmented(x, seed):
+    # After the standardisation, so that padding by zeros is by the mean.
+    return FlipAndCrop(seed=_layer_seed(seed, "augment"), name="augment")(x)
 
 
 def _residual(x, width, name, strides, **options):
@@ -344,13 +416,6 @@ def _check(input_shape, classes, seed, smallest=1):
             "`input_shape` must be (height, width, channels), height and "
             f"width at least {smallest}. Received: input_shape={input_shape}"
         )
-    if classes < 1:
-        raise ValueError(
-            f"`classes` must be at least 1. Received: classes={classes!r}"
-        )
-    whole = isinstance(seed, (int, np.integer))
-    if seed is not None and not (whole and seed >= 0):
-        raise ValueError(
-            "`seed` must be None or an integer of at least 0. "
-            f"Received: seed={seed!r}"
-        )
+    check_integer("classes", classes, minimum=1)
+    if seed is not None:
+        check_integer("seed", seed, minimum=0)

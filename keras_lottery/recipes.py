@@ -14,7 +14,9 @@ class Recipe:
     expression and rate, give convolutions one of their own. The learning
     rate rises from 0 to `learning_rate` in `warmup` steps and is divided by
     10 at each step of `drops`. `iterations` are training steps per level;
-    `dropout`, `weight_decay` and `augment` are arguments of the network.
+    `dropout`, `weight_decay` and `augment` are arguments of the network;
+    `standardize` says that it gets the statistics of the channels of its
+    training images. An `output_rate` of `None` is half of `rate`.
     """
 
     dataset: str | None
@@ -32,6 +34,7 @@ class Recipe:
     dropout: float = 0.0
     weight_decay: float = 0.0
     augment: bool = False
+    # The paper does not say; the authors' later code does for CIFAR-10.
     standardize: bool = False
 
     @property
@@ -53,8 +56,9 @@ def _conv_recipe(learning_rate, iterations, conv_rate):
         batch_size=60,
         iterations=iterations,
         rate=0.2,
-        output_rate=0.1,
+        output_rate=None,
         rates=((r"conv\d", conv_rate),),
+        standardize=True,
     )
 
 
@@ -71,6 +75,7 @@ def _deep_recipe(learning_rate, batch_size, iterations, **options):
         scope="global",
         weight_decay=1e-4,
         augment=True,
+        standardize=True,
         **options,
     )
 
@@ -85,7 +90,7 @@ RECIPES = {
         batch_size=60,
         iterations=50_000,
         rate=0.2,
-        output_rate=0.1,
+        output_rate=None,
     ),
     "conv_2": _conv_recipe(2e-4, 20_000, 0.10),
     "conv_4": _conv_recipe(3e-4, 25_000, 0.10),

@@ -9,14 +9,14 @@ from small import same
 
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.arms import ARMS
-from keras_lottery.experiments.at_initialisation import (
+from keras_lottery.experiments.arms_at_initialisation import (
     grasp_scores,
     snip_scores,
     synflow_masks,
     synflow_scores,
 )
 from keras_lottery.experiments.bench import Bench
-from keras_lottery.experiments.store import Store
+from keras_lottery.experiments.run import Run
 
 ROUNDS = 2
 LATE = 4
@@ -35,8 +35,13 @@ GLOBAL = ("global", "snip", "grasp", "synflow")
 
 
 def opened(experiment, directory, trial=0):
-    bench = Bench(experiment, Store(directory))
+    bench = Bench(experiment)
     bench.open(trial)
+    for arm in ARMS:
+        for level in range(ROUNDS + 1):
+            ticket = Run(directory).load_ticket(trial, arm, level)
+            if ticket:
+                bench.tickets[arm, level] = ticket
     return bench
 
 
@@ -111,13 +116,8 @@ def test_a_start_is_a_pure_function_of_the_seed(run, bench, arm):
 @pytest.mark.parametrize(
     "arm", (*OF_THE_TICKET, *SHUFFLED, "snip", "grasp", "synflow")
 )
-def test_trials_differ(run, tmp_path, bench, arm):
-    other = opened(dataclasses.replace(SMALL, seed=1), tmp_path)
-    for level in (0, 1):
-        other.store.put(
-            f"tickets/trial_0/level_{level:02d}.ticket",
-            (run[0] / f"tickets/trial_0/level_{level:02d}.ticket").read_bytes(),
-        )
+def test_trials_differ(run, bench, arm):
+    other = opened(dataclasses.replace(SMALL, seed=1), run[0])
     one, two = bench.start(arm, 1), other.start(arm, 1)
     kernels = [split(s.rewind_point.weights, s.masks)[0] for s in (one, two)]
     assert not same(*kernels)
@@ -384,8 +384,8 @@ def test_tfmot_ends_at_the_ticket_s_counts(tmp_path):
         SMALL, rounds=1, iterations=40, arms=("tfmot",)
     )
     bench = opened(experiment, tmp_path)
-    bench.train("ticket", 0)
-    bench.train("tfmot", 1)
+    bench.tickets["ticket", 0] = bench.train("ticket", 0).ticket
+    record = bench.train("tfmot", 1).record
     ticket = bench.start("ticket", 1).masks
     for path, variable in zip(
         ("fc1/kernel", "fc2/kernel", "output/kernel"),
@@ -393,7 +393,6 @@ def test_tfmot_ends_at_the_ticket_s_counts(tmp_path):
     ):
         kept = np.count_nonzero(variable.numpy())
         assert kept == pytest.approx(np.count_nonzero(ticket[path]), abs=1)
-    record = bench.store.load_record(bench.key("tfmot", 1))
     assert record["early_stop_iteration"] == 40
     assert record["final_train_accuracy"] > 0.3
     assert bench.key("tfmot", 1) != bench.key("ticket", 1)
@@ -418,7 +417,5 @@ def test_tfmot_without_pruning_trains_as_the_dense_network(tmp_path):
     bench = opened(dataclasses.replace(SMALL, arms=("tfmot",)), tmp_path)
     losses = []
     for arm in ("ticket", "tfmot"):
-        bench.train(arm, 0)
-        curves = bench.store.load_curves(bench.key(arm, 0))
-        losses.append(curves["val_loss"])
+        losses.append(bench.train(arm, 0).training.val_loss)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -5,7 +5,7 @@ import json
 import keras
 
 from keras_lottery.experiments import environment
-from keras_lottery.experiments.store import Store
+from keras_lottery.experiments.run import Run
 
 
 def entries(directory):
@@ -14,7 +14,7 @@ def entries(directory):
 
 def test_command_versions_and_hardware_are_noted(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["tools/x.py", "--run_dir=a b"])
-    environment.record(Store(tmp_path), workers=2)
+    Run(tmp_path).add_environment(workers=2)
     (entry,) = entries(tmp_path)
     assert entry["command"] == "python tools/x.py '--run_dir=a b'"
     assert entry["versions"]["keras"] == keras.__version__
@@ -24,11 +24,11 @@ def test_command_versions_and_hardware_are_noted(tmp_path, monkeypatch):
 
 
 def test_a_run_that_goes_on_is_noted_if_something_changed(tmp_path):
-    store = Store(tmp_path)
-    environment.record(store)
-    environment.record(store)
+    run = Run(tmp_path)
+    run.add_environment()
+    run.add_environment()
     assert len(entries(tmp_path)) == 1
-    environment.record(store, workers=2)
+    run.add_environment(workers=2)
     assert [e["workers"] for e in entries(tmp_path)] == [1, 2]
 
 

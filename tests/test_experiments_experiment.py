@@ -13,6 +13,7 @@ def test_the_paper_s_recipe_fills_what_is_left_open():
     conv = Experiment(dataset="cifar10", model="conv_6")
     assert (conv.batch_size, conv.iterations) == (60, 30_000)
     assert conv.learning_rate == 3e-4 and conv.eval_every == 100
+    assert conv.standardize and not conv.augment
     rates = conv.pruning()
     assert rates["rate"] == 0.2 and rates["output_rate"] == 0.1
     assert list(rates["rates"].values()) == [0.15]
@@ -25,9 +26,74 @@ def test_dropout_has_recipes_of_its_own():
     assert dropout.learning_rate == 2e-4
 
 
-def test_a_rate_of_one_s_own_replaces_the_recipe_s():
-    rates = Experiment(model="conv_2", rate=0.5).pruning()
-    assert rates["rate"] == 0.5 and "rates" not in rates
+@pytest.mark.parametrize(
+    "model, given, expected",
+    [
+        ("conv_2", {"rate": 0.5}, (0.5, 0.25, {r"conv\d": 0.1}, "layerwise")),
+        ("conv_2", {"output_rate": 0.3}, (0.2, 0.3, {r"conv\d": 0.1}, None)),
+        ("conv_2", {"rates": ()}, (0.2, 0.1, {}, None)),
+        ("resnet_18", {"rate": 0.5}, (0.5, 0.0, {"shortcut": 0.0}, "global")),
+        ("lenet_300_100", {"scope": "global"}, (0.2, None, {}, "global")),
+    ],
+)
+def test_what_is_given_replaces_what_it_names_and_nothing_else(
+    model, given, expected
+):
+    rate, output_rate, rates, scope = expected
+    pruning = Experiment(model=model, **given).pruning()
+    assert pruning["rate"] == rate and pruning["output_rate"] == output_rate
+    assert pruning["rates"] == rates
+    assert scope in (None, pruning["scope"])
+
+
+def test_what_changes_a_number_is_in_the_key_of_a_training():
+    resnet = Experiment(dataset="cifar10", model="resnet_18")
+    for change in (
+        {"weight_decay": 0.0},
+        {"augment": False},
+        {"standardize": False},
+        {"backend": "graph"},
+        {"precision": "mixed_bfloat16"},
+    ):
+        other = dataclasses.replace(resnet, **change)
+        assert other.training_settings() != resnet.training_settings()
+    elsewhere = dataclasses.replace(resnet, data_dir="elsewhere")
+    assert elsewhere.settings() == resnet.settings()
+    assert elsewhere == resnet
+
+
+def test_an_argument_that_the_network_lacks_is_refused():
+    with pytest.raises(ValueError, match="`dropout` must be left out"):
+        Experiment(dropout=0.5)
+    with pytest.raises(ValueError, match="`weight_decay` must be left out"):
+        Experiment(model="conv_2", weight_decay=1e-4)
+
+
+def test_rates_of_a_class_and_of_a_name():
+    pairs = (("Dense", 0.3), ("fc2", 0.4))
+    experiment = Experiment(rates=pairs)
+    assert experiment.rates == pairs
+    rates = experiment.pruning()["rates"]
+    assert [getattr(k, "__name__", k) for k in rates] == ["Dense", "fc2"]
+    for wrong in ((("Dense", 1.0),), (("Dense",),), ("Dense:0.1",)):
+        with pytest.raises(ValueError, match="`rates"):
+            Experiment(rates=wrong)
+
+
+def test_seeds_of_every_purpose_are_their_own():
+    purposes = [
+        (t, p) for t in range(50) for p in ("weights", "order", "split")
+    ]
+    seeds = {Experiment().derive_seed(*purpose) for purpose in purposes}
+    assert len(seeds) == len(purposes)
+    assert 0 <= min(seeds) and max(seeds) < 2**31
+
+
+def test_a_seed_is_a_pure_function_of_its_purpose():
+    one, other = Experiment(seed=3), Experiment(seed=4)
+    seed = one.derive_seed(1, "weights")
+    assert one.derive_seed(1, "weights") == seed
+    assert other.derive_seed(1, "weights") != seed
 
 
 def test_the_schedule_of_the_deep_networks():

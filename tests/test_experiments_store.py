@@ -1,14 +1,115 @@
-"""The store: found again, never trusted when damaged."""
+"""What was trained is found, whoever asks, and never trusted when damaged."""
 
-import json
-import types
+import dataclasses
 
 import numpy as np
 import pytest
 
 from keras_lottery import RewindPoint, Ticket
 from keras_lottery.experiments import Experiment
-from keras_lottery.experiments.store import Store
+from keras_lottery.experiments.plan import Place
+from keras_lottery.experiments.progress import Silence
+from keras_lottery.experiments.store import training_key
+
+SMALL = Experiment(
+    rounds=2, iterations=20, eval_every=10, arms=("ticket",), backend="graph"
+)
+
+
+class Counts(Silence):
+    """Notes which places were trained and which were found."""
+
+    def __init__(self):
+        self.trained, self.found = [], []
+
+    def done(self, place, result, found=False):
+        (self.found if found else self.trained).append(place)
+
+
+def run(experiment, run_dir, **options):
+    counts = Counts()
+    results = experiment.run(run_dir, counts, **options)
+    untimed = [dataclasses.replace(r, seconds=0.0) for r in results]
+    return untimed, counts
+
+
+def changed(**changes):
+    return dataclasses.replace(SMALL, **changes)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A directory in which one run has shared what it trained."""
+    directory = tmp_path_factory.mktemp("shared")
+    SMALL.run(tmp_path_factory.mktemp("first"), shared=directory)
+    return directory
+
+
+def test_another_run_finds_it_all(shared, tmp_path):
+    results, counts = run(SMALL, tmp_path / "a", shared=shared)
+    assert not counts.trained and len(counts.found) == 3
+    alone, counts = run(SMALL, tmp_path / "b")
+    assert not counts.found and results == alone
+    tickets = [
+        (tmp_path / place / "tickets/trial_0/level_02.ticket").read_bytes()
+        for place in "ab"
+    ]
+    assert (
+        tickets[0] != b""
+        and Ticket.load(
+            tmp_path / "a/tickets/trial_0/level_02.ticket"
+        ).masks.keys()
+    )
+    # They differ in the seconds that the training took.
+    assert len(tickets[0]) == pytest.approx(len(tickets[1]), abs=64)
+
+
+def test_another_rate_shares_the_dense_level(shared, tmp_path):
+    faster = changed(rate=0.5)
+    results, counts = run(faster, tmp_path / "a", shared=shared)
+    assert counts.found == [Place(0, 0, "ticket")]
+    assert len(counts.trained) == 2
+    assert results == run(faster, tmp_path / "b")[0]
+
+
+def test_tickets_of_another_rewind_point_are_not_taken(shared, tmp_path):
+    late = changed(arms=("late_rewind",), late_rewind_to=5)
+    results, counts = run(late, tmp_path / "a", shared=shared)
+    assert len(counts.trained) == 3
+    assert results == run(late, tmp_path / "b")[0]
+    path = tmp_path / "a/tickets/trial_0/late_rewind/level_00.ticket"
+    assert Ticket.load(path).rewind_point.step == 5
+
+
+def test_arms_of_one_run_share_what_is_the_same(tmp_path):
+    both = changed(arms=("ticket", "lr_rewind", "one_shot"), rounds=1)
+    results, counts = run(both, tmp_path)
+    assert set(counts.found) == {
+        Place(0, 0, "lr_rewind"),
+        Place(0, 0, "one_shot"),
+        Place(0, 1, "one_shot"),
+    }
+    dense = [r for r in results if r.level == 0]
+    assert len({r.early_stop_val_loss for r in dense}) == 1
+
+
+def test_levels_that_are_one_training_keep_their_numbers(tmp_path):
+    _, counts = run(changed(rate=0.0, output_rate=0.0), tmp_path)
+    assert len(counts.trained) == 1 and len(counts.found) == 2
+    for level in range(3):
+        path = tmp_path / f"tickets/trial_0/level_{level:02d}.ticket"
+        assert Ticket.load(path).level == level
+
+
+@pytest.mark.parametrize("kind", ["trainings", "tickets"])
+def test_what_is_damaged_is_trained_again(kind, tmp_path):
+    shared = tmp_path / "shared"
+    results, _ = run(SMALL, tmp_path / "a", shared=shared)
+    for path in (shared / kind).iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    again, counts = run(SMALL, tmp_path / "b", shared=shared)
+    assert again == results
+    assert len(counts.trained) == 3
 
 
 def ticket(level=0, **changes):
@@ -24,42 +125,14 @@ def ticket(level=0, **changes):
     return Ticket({"kernel": parts["mask"]}, point, level)
 
 
-def run():
-    return types.SimpleNamespace(
-        iterations=np.array([10, 20]),
-        val_loss=np.array([0.5, 0.4]),
-        val_accuracy=np.array([0.8, 0.9]),
-        train_loss=np.array([0.6, 0.3]),
-    )
-
-
-def test_what_was_written_is_found(tmp_path):
-    store = Store(tmp_path)
-    assert store.load_record("ab") is None
-    store.save_record("ab", {"density": 0.5}, run())
-    assert Store(tmp_path).load_record("ab") == {"density": 0.5}
-    curves = store.load_curves("ab")
-    assert np.array_equal(curves["val_loss"], run().val_loss)
-
-
-def test_a_damaged_record_is_named_and_not_trusted(tmp_path, caplog):
-    store = Store(tmp_path)
-    store.save_record("ab", {"density": 0.5}, run())
-    path = tmp_path / "trainings" / "ab.training"
-    path.write_bytes(path.read_bytes()[:-40])
-    assert store.load_record("ab") is None
-    assert "ab.training" in caplog.text
-
-
-def test_the_key_depends_on_all_that_determines_a_training(tmp_path):
-    store = Store(tmp_path)
-    same = store.key({"iterations": 10}, ticket(), [1, 2])
-    assert store.key({"iterations": 10}, ticket(), [1, 2]) == same
+def test_the_key_depends_on_all_that_determines_a_training():
+    same = training_key({"iterations": 10}, ticket(), [1, 2])
+    assert training_key({"iterations": 10}, ticket(), [1, 2]) == same
     others = {
-        store.key({"iterations": 11}, ticket(), [1, 2]),
-        store.key({"iterations": 10}, ticket(), [1, 3]),
+        training_key({"iterations": 11}, ticket(), [1, 2]),
+        training_key({"iterations": 10}, ticket(), [1, 3]),
         *(
-            store.key({"iterations": 10}, ticket(**change), [1, 2])
+            training_key({"iterations": 10}, ticket(**change), [1, 2])
             for change in (
                 {"mask": np.array([True, True])},
                 {"weight": np.array([1.0, 3.0], np.float32)},
@@ -68,35 +141,3 @@ def test_the_key_depends_on_all_that_determines_a_training(tmp_path):
         ),
     }
     assert len(others) == 5 and same not in others
-
-
-def test_tickets_lie_where_the_readme_says(tmp_path):
-    store = Store(tmp_path)
-    store.save_ticket(0, "ticket", ticket(level=7))
-    assert (tmp_path / "tickets/trial_0/level_07.ticket").exists()
-    assert store.load_ticket(0, "ticket", 7).level == 7
-    assert store.load_ticket(0, "ticket", 8) is None
-
-
-def test_a_run_from_before_a_setting_was_known_had_its_default(tmp_path):
-    store, now = Store(tmp_path), Experiment(iterations=500)
-    store.claim(now)
-    path = tmp_path / "experiment.json"
-    flags = json.loads(path.read_text())
-    assert flags.pop("late_rewind_to") == 10
-    path.write_text(json.dumps(flags))
-    with pytest.raises(ValueError, match="late_rewind_to=10 before, 20 now"):
-        store.claim(Experiment(iterations=500, late_rewind_to=20))
-    assert "late_rewind_to" not in json.loads(path.read_text())
-    store.claim(now)
-    assert json.loads(path.read_text())["late_rewind_to"] == 10
-    path.write_text(json.dumps({**flags, "forgotten": 1}))
-    with pytest.raises(ValueError, match="forgotten=1 before, None now"):
-        store.claim(now)
-
-
-def test_other_settings_are_refused_naming_the_difference(tmp_path):
-    Store(tmp_path).claim(Experiment(iterations=50))
-    Store(tmp_path).claim(Experiment(iterations=50))
-    with pytest.raises(ValueError, match="iterations=50 before, 60 now"):
-        Store(tmp_path).claim(Experiment(iterations=60))

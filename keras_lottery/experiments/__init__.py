@@ -3,12 +3,13 @@
 import dataclasses
 
 from keras_lottery.datasets import Arrays
-from keras_lottery.experiments import at_initialisation, gradual
+from keras_lottery.experiments import arms_at_initialisation, gradual
 from keras_lottery.experiments.arms import arm
 from keras_lottery.experiments.executors import Cluster
 from keras_lottery.experiments.experiment import Experiment
 from keras_lottery.experiments.progress import Progress
 from keras_lottery.experiments.results import Result, Results
+from keras_lottery.experiments.run import Run, RunModel
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Experiment))
 
@@ -20,8 +21,10 @@ __all__ = [
     "Progress",
     "Result",
     "Results",
+    "Run",
+    "RunModel",
     "arm",
     # Whose arms are registered when they are imported.
-    "at_initialisation",
+    "arms_at_initialisation",
     "gradual",
 ]

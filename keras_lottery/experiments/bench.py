@@ -44,20 +44,24 @@ class Bench:
 
     Args:
         experiment: `Protocol`.
+
+    Attributes:
+        tickets: dict, (arm, level) -> trained `Ticket`: what starts of this
+            trial may build on.
     """
 
     def __init__(self, experiment):
         self.experiment = experiment
         self.trial = None
         self.model = self.backend = None
-        self._starts, self._known, self._tickets = {}, {}, {}
+        self.tickets, self._starts, self._known = {}, {}, {}
 
     def open(self, trial):
         """Makes the bench that of a trial: its data, its initial weights."""
         if trial == self.trial:
             return
         self.trial = trial
-        for memory in (self._starts, self._known, self._tickets):
+        for memory in (self.tickets, self._starts, self._known):
             memory.clear()
         self.data = self.experiment.load_data(self.seed("split"))
         sets = self.data.train, self.data.validation, self.data.test
@@ -212,11 +216,7 @@ class Bench:
 
     def trained(self, arm, level):
         """The `Ticket` of a level that was trained."""
-        return self._tickets[arm, level]
-
-    def remember(self, arm, level, ticket):
-        """Has `trained` give this ticket, and no longer an older one."""
-        self._tickets = {(arm, level): ticket}
+        return self.tickets[arm, level]
 
     # Training.
 
@@ -342,7 +342,7 @@ def train_place(experiment, place, before, known, progress=None):
         bench = _bench_for(experiment)
         bench.open(place.trial)
         if place.needs:
-            bench.remember(place.needs.arm, place.needs.level, before)
+            bench.tickets = {(place.needs.arm, place.needs.level): before}
         key = bench.key(place.arm, place.level)
         if key in known:
             return key, None

@@ -1,7 +1,6 @@
 """Environment: by which command, with what and where a run was made."""
 
 import datetime
-import json
 import os
 import platform
 import shlex
@@ -9,31 +8,11 @@ import sys
 
 import keras
 import numpy as np
+import psutil
 import tensorflow as tf
 
+from keras_lottery import processes
 from keras_lottery.version import __version__
-
-_FILE = "environment.json"
-
-
-def record(store, workers=1):
-    """Notes the environment of a run, unless the last entry is the same.
-
-    `environment.json` is a list: a run that goes on elsewhere, or by another
-    command, gets another entry.
-
-    Args:
-        store: `Store` of the run.
-        workers: int, processes that train.
-    """
-    entries = []
-    if store.exists(_FILE):
-        with open(store.path(_FILE)) as file:
-            entries = json.load(file)
-    now = describe(workers)
-    if entries and {**entries[-1], "started": None} == {**now, "started": None}:
-        return
-    store.write_text(_FILE, json.dumps([*entries, now], indent=2))
 
 
 def describe(workers=1):
@@ -47,7 +26,7 @@ def describe(workers=1):
         `platform`, `cpu`, `cores` (those this process may use),
         `memory_gib`, `gpus`, `threads` (of one operation) and `workers`.
     """
-    cores = _cores()
+    cores = len(processes.cores())
     now = datetime.datetime.now(datetime.UTC)
     return {
         "started": now.strftime("%Y-%m-%d %H:%M:%S UTC"),
@@ -62,17 +41,11 @@ def describe(workers=1):
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cores": cores,
-        "memory_gib": round(_memory() / 2**30, 1),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": _gpus(),
         "threads": _threads() or cores,
         "workers": workers,
     }
-
-
-def _cores():
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
 
 
 def _cpu():
@@ -84,12 +57,6 @@ def _cpu():
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _memory():
-    if not hasattr(os, "sysconf"):  # Windows
-        return 0
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _gpus():

@@ -17,7 +17,7 @@ from keras_lottery.checks import (
 )
 from keras_lottery.experiments import arms as arms_lib
 from keras_lottery.experiments import model_builder
-from keras_lottery.experiments.learning_rates import WarmupAndDrops
+from keras_lottery.learning_rates import WarmupAndDrops
 from keras_lottery.training import BACKENDS
 from keras_lottery.wrapping import wrap
 
@@ -234,7 +234,7 @@ class Protocol:
     def check_data(self):
         """Refuses a data set that is not there, before any work."""
         if not isinstance(self.dataset, datasets.Arrays):
-            datasets.load(self.dataset, self.data_dir)
+            datasets.check(self.dataset, self.data_dir)
 
     def load_data(self, seed):
         """The `Dataset`, split by a seed."""
@@ -247,11 +247,15 @@ class Protocol:
         with model_builder.in_precision(self.precision):
             if callable(self.model):
                 return model_builder.build_own(self.model, data, seed)
+            statistics = None
+            if self.standardize:
+                statistics = data.channel_statistics()
             return model_builder.call(
                 models.get(self.model),
                 input_shape=data.input_shape,
                 classes=data.classes,
                 seed=seed,
+                standardize=statistics,
                 **{name: getattr(self, name) for name in _OF_A_NETWORK},
             )
 

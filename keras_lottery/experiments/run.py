@@ -24,8 +24,8 @@ from absl import logging
 from keras_lottery import files
 from keras_lottery.datasets import Dataset
 from keras_lottery.experiments import environment
-from keras_lottery.experiments.experiment import Experiment
 from keras_lottery.experiments.plan import Place
+from keras_lottery.experiments.protocol import Protocol
 from keras_lottery.experiments.results import Result, from_csv, to_csv
 from keras_lottery.tickets import Ticket
 
@@ -108,7 +108,8 @@ class Run:
         return self._json(_EXPERIMENT)
 
     def load_experiment(self, data_dir=None):
-        """The `Experiment` of the run.
+        """The `Protocol` of the run, which builds its models and loads its
+        data.
 
         Args:
             data_dir: optional str, where TFDS has its data set.
@@ -117,7 +118,7 @@ class Run:
             ValueError: If it is of a model or of arrays of one's own, which a
                 file does not hold.
         """
-        return Experiment.from_settings(self.experiment, data_dir)
+        return Protocol.from_settings(self.experiment, data_dir)
 
     def claim(self, experiment, choice=None):
         """Makes the directory that of an experiment.

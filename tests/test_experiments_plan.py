@@ -1,11 +1,11 @@
-"""Jobs: which there are, what each needs, and what it sends back."""
+"""The plan: which trainings there are, what each needs and sends back."""
 
 import pytest
-from keras_lottery.experiments.jobs import run_job
-from keras_lottery.experiments.places import Place, plan
 
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.arms import ARMS, arm
+from keras_lottery.experiments.bench import train_place
+from keras_lottery.experiments.plan import Place, plan
 
 SMALL = Experiment(rounds=1, iterations=20, eval_every=10)
 
@@ -24,16 +24,15 @@ def test_an_arm_brings_along_what_serves_it():
     assert Place(0, 1, "continued_search") not in places
 
 
-def test_a_job_is_a_function_of_what_it_is_sent():
-    first = Place(0, 0, "ticket")
-    key, files = run_job(SMALL, first, {}, set())
-    ticket = "tickets/trial_0/level_00.ticket"
-    assert set(files) == {f"trainings/{key}.training", "timings.json", ticket}
-    sent = {ticket: files[ticket]}
-    second = Place(0, 1, "reinit")
-    other, files = run_job(SMALL, second, sent, {key})
-    assert other != key and f"trainings/{other}.training" in files
-    assert run_job(SMALL, second, sent, {other}) == (other, {})
+def test_a_training_is_a_function_of_what_it_is_sent():
+    first, second = Place(0, 0, "ticket"), Place(0, 1, "reinit")
+    key, trained = train_place(SMALL, first, None, set())
+    assert trained.ticket.level == 0 and trained.record["density"] == 1.0
+    other, reinit = train_place(SMALL, second, trained.ticket, {key})
+    assert other != key and reinit.ticket is None
+    assert reinit.record["density"] < 1.0
+    known = train_place(SMALL, second, trained.ticket, {other})
+    assert known == (other, None)
 
 
 def test_an_arm_of_one_s_own():
