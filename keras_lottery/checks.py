@@ -2,9 +2,11 @@
 
 import math
 import numbers
+from collections.abc import Collection
+from typing import TypeGuard
 
 
-def is_number(value):
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite real number, and no bool."""
     return (
         isinstance(value, numbers.Real)
@@ -13,7 +15,7 @@ def is_number(value):
     )
 
 
-def check_rate(name, rate):
+def check_rate(name: str, rate: object) -> None:
     """Refuses what is not a rate, a number in [0, 1)."""
     if not is_number(rate) or not 0 <= rate < 1:
         raise ValueError(
@@ -21,7 +23,7 @@ def check_rate(name, rate):
         )
 
 
-def check_positive(name, value):
+def check_positive(name: str, value: object) -> None:
     """Refuses what is not a number greater than 0."""
     if not is_number(value) or not value > 0:
         raise ValueError(
@@ -29,10 +31,13 @@ def check_positive(name, value):
         )
 
 
-def check_integer(name, value, minimum):
+def check_integer(name: str, value: object, minimum: int) -> int:
     """`value` as an `int`, refused if it is none or below `minimum`."""
-    integer = isinstance(value, numbers.Integral)
-    if not integer or isinstance(value, bool) or value < minimum:
+    if (
+        not isinstance(value, numbers.Integral)
+        or isinstance(value, bool)
+        or value < minimum
+    ):
         raise ValueError(
             f"`{name}` must be an integer, at least {minimum}. "
             f"Received: {name}={value!r}"
@@ -40,7 +45,7 @@ def check_integer(name, value, minimum):
     return int(value)
 
 
-def check_choice(name, value, choices):
+def check_choice(name: str, value: object, choices: Collection[object]) -> None:
     """Refuses what is not one of a few values."""
     if value not in choices:
         raise ValueError(

@@ -1,8 +1,13 @@
 """TicketMask: the constraint that keeps pruned weights at zero."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
+
+from keras_lottery.masks import Mask
 
 
 @keras.saving.register_keras_serializable(package="keras_lottery")
@@ -32,7 +37,11 @@ class TicketMask(keras.constraints.Constraint):
     ```
     """
 
-    def __init__(self, shape, constraint=None):
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        constraint: keras.constraints.Constraint | None = None,
+    ) -> None:
         self.shape = tuple(shape)
         self.constraint = keras.constraints.get(constraint)
         self.mask = keras.Variable(
@@ -40,26 +49,26 @@ class TicketMask(keras.constraints.Constraint):
             name="ticket_mask",
         )  # fmt: skip
 
-    def assign(self, mask):
+    def assign(self, mask: ArrayLike) -> None:
         """Makes the boolean array `mask` the mask from now on."""
         self.mask.assign(np.asarray(mask, bool))
 
-    def numpy(self):
+    def numpy(self) -> Mask:
         """The mask as a boolean array."""
         return np.asarray(self.mask.numpy())
 
-    def select(self, values):
+    def select(self, values: Any) -> Any:
         """`values` where the mask keeps, zero elsewhere."""
         values = ops.convert_to_tensor(values)
         return ops.where(self.mask, values, ops.zeros((), values.dtype))
 
-    def __call__(self, w):
+    def __call__(self, w: Any) -> Any:
         w = self.select(w)
         if self.constraint is not None:
             w = self.select(self.constraint(w))
         return w
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "shape": self.shape,
             "constraint": keras.constraints.serialize(self.constraint)
@@ -68,7 +77,7 @@ class TicketMask(keras.constraints.Constraint):
         }
 
 
-def mask_of(variable):
+def mask_of(variable: Any) -> TicketMask | None:
     """The `TicketMask` of a variable, or `None`."""
     constraint = getattr(variable, "constraint", None)
     return constraint if isinstance(constraint, TicketMask) else None

@@ -5,40 +5,47 @@ shape: the weights at the rewind point and after training. The names are those
 of Zhou et al., *Deconstructing Lottery Tickets*, 1905.01067, section 2.
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
+from numpy.typing import NDArray
+
+Criterion = Callable[[NDArray, NDArray], NDArray]
 
 
-def magnitude(initial, trained):
+def magnitude(initial: NDArray, trained: NDArray) -> NDArray:
     """|w_final|. Frankle & Carbin, 1803.03635, section 2."""
     return np.abs(trained)
 
 
-def large_final(initial, trained):
+def large_final(initial: NDArray, trained: NDArray) -> NDArray:
     """|w_final|: `magnitude` by its name in 1905.01067."""
     return np.abs(trained)
 
 
-def small_final(initial, trained):
+def small_final(initial: NDArray, trained: NDArray) -> NDArray:
     """-|w_final|: removes the largest. A control in 1905.01067."""
     return -np.abs(trained)
 
 
-def magnitude_increase(initial, trained):
+def magnitude_increase(initial: NDArray, trained: NDArray) -> NDArray:
     """|w_final| - |w_initial|. 1905.01067, section 2."""
     return np.abs(trained) - np.abs(initial)
 
 
-def movement(initial, trained):
+def movement(initial: NDArray, trained: NDArray) -> NDArray:
     """|w_final - w_initial|. 1905.01067, section 2."""
     return np.abs(trained - initial)
 
 
-def random(initial, trained, rng=None):
+def random(
+    initial: NDArray, trained: NDArray, rng: np.random.Generator | None = None
+) -> NDArray:
     """Uniform noise from `rng`, a `numpy.random.Generator`."""
     return (rng or np.random.default_rng()).random(trained.shape, np.float32)
 
 
-NAMES = {
+NAMES: dict[str, Criterion] = {
     function.__name__: function
     for function in (
         magnitude,
@@ -51,7 +58,7 @@ NAMES = {
 }
 
 
-def get(criterion):
+def get(criterion: str | Criterion) -> Criterion:
     """The function that `criterion` names, or itself if it is callable.
 
     Raises:
@@ -67,7 +74,12 @@ def get(criterion):
     )
 
 
-def scores(criterion, initial, trained, seed):
+def scores(
+    criterion: Criterion,
+    initial: NDArray,
+    trained: NDArray,
+    seed: int | Sequence[int],
+) -> NDArray:
     """Scores of one weight's array, checked.
 
     Args:
@@ -94,7 +106,7 @@ def scores(criterion, initial, trained, seed):
     return result
 
 
-def _read_only(array):
+def _read_only(array: NDArray) -> NDArray:
     view = np.asarray(array).view()
     view.flags.writeable = False
     return view

@@ -14,19 +14,26 @@ import keras
 
 
 def flatten_layers(model):
-    """Every layer of a model, itself first. Public `layers` is one deep."""
+    """A model and all layers in it, at every depth.
+
+    Public `layers` lists the outermost alone.
+    """
     return list(model._flatten_layers())
 
 
 def sublayers(layer):
-    """The layers that a layer tracks directly, in whatever attribute."""
+    """The layers that are attributes of a layer, also in lists and dicts.
+
+    Only models have a public `layers`.
+    """
     return list(layer._layers)
 
 
 def build_for_training(model, batch):
     """Builds a model, its metrics and its optimizer, as `fit` does first.
 
-    There is no public way to build the metrics without training a step.
+    No weight changes. There is no public way to build the metrics without
+    training a step.
 
     Args:
         model: `keras.Model`, compiled.
@@ -36,13 +43,20 @@ def build_for_training(model, batch):
 
 
 def training_argument(model, training):
-    """`{"training": training}` if the model's `call` takes it, else `{}`."""
+    """`{"training": training}` if the model's `call` takes it, else `{}`.
+
+    Keras decides it with respect to arguments of every kind, and keeps it.
+    """
     return {"training": training} if model._call_has_training_arg else {}
 
 
 def shapes_built_with(model):
-    """Dict, argument of `call` -> shape: those a subclassed model was built
-    with; `None` if it does not know."""
+    """The shapes that a subclassed model was built with.
+
+    Returns:
+        A dict, argument of `call` -> shape; `None` or `{}` if it was not
+        built by being called.
+    """
     return getattr(model, "_build_shapes_dict", None)
 
 
@@ -55,20 +69,28 @@ def input_structure(model):
 
 
 def compiled_loss_and_metrics(model):
-    """The containers that `compile` makes of losses and of metrics."""
+    """The objects that hold the losses and the metrics of a compiled model.
+
+    `compile` makes new ones, which is how a second `compile` is noticed.
+    """
     return model._compile_loss, model._compile_metrics
 
 
 def unpickle_model(file):
-    """A model from what its `__reduce__` gave: a `.keras` file in memory."""
+    """Loads a model from the `.keras` file in memory that pickle holds.
+
+    It is the function that a model's `__reduce__` names.
+    """
     return keras.Model._unpickle_model(file)
 
 
 @contextlib.contextmanager
 def names_from_the_first():
-    """Automatic names (`dense_3`) are counted as in a new process.
+    """Context manager: automatic names are counted as in a new process.
 
-    So the same model built twice has the same weight paths.
+    The first dense layer is `dense` again, not `dense_3`, so that a model that
+    is built twice has the same weight paths. Public `clear_session` would also
+    free what is in use.
     """
     from keras.src.backend.common import global_state
 
@@ -87,8 +109,8 @@ def names_from_the_first():
 def functional_of(model):
     """The functional model that computes a model's `call`, or `None`.
 
-    A Sequential model keeps one inside; a class with a `call` of its own has
-    none.
+    It is the model itself, or the one inside a Sequential model. A class with
+    a `call` of its own has none.
     """
     from keras.src.models.functional import Functional
 
@@ -100,7 +122,10 @@ def functional_of(model):
 
 
 def nodes_in_order(functional):
-    """The calls of a functional model, each after those it needs."""
+    """The calls of layers in a functional model, inputs first.
+
+    Each call comes after those whose outputs it takes.
+    """
     for depth in sorted(functional._nodes_by_depth, reverse=True):
         yield from functional._nodes_by_depth[depth]
 
@@ -111,9 +136,14 @@ def operation_of(tensor):
 
 
 def node_of(tensor):
-    """(layer, number of the call, call) that a symbolic tensor comes from.
+    """The call of a layer that a symbolic tensor comes from.
 
-    Of Keras 3 and of tf_keras.
+    Args:
+        tensor: a symbolic tensor of Keras 3 or of tf_keras.
+
+    Returns:
+        A tuple: the layer, the index of the call among the layer's calls, and
+        the node that stands for the call.
     """
     layer, index, _ = tensor._keras_history
     return layer, index, layer._inbound_nodes[index]
@@ -128,18 +158,22 @@ def trained_variables(optimizer):
 
 
 def variable_index(optimizer, variable):
-    """The place of a variable among `trained_variables`."""
+    """The index of a variable in `trained_variables`."""
     return optimizer._get_variable_index(variable)
 
 
 def iterations_variable(optimizer):
-    """The count of steps. Public `iterations` adds steps of accumulation."""
+    """The variable that counts the calls of `apply`.
+
+    Public `iterations` counts the updates of weights, which are fewer under
+    gradient accumulation.
+    """
     return optimizer._iterations
 
 
-# The methods of optimizers, some of them private, that masks have to get into:
-# averages are taken before constraints are applied, and two optimizers scale
-# their step by the size of the matrix.
+# The methods of optimizers, some of them private, that masks replace: averages
+# are taken before constraints are applied, and two optimizers scale their step
+# by the size of the matrix.
 APPLY, BUILD, UPDATE_STEP = "apply", "build", "update_step"
 UPDATE_AVERAGES = "_update_model_variables_moving_average"
 ADAFACTOR_SCALE, MUON_SCALE = "_rms", "lr_adjust"
@@ -157,10 +191,10 @@ REPLACED_METHODS = (
 
 
 def litert_schema():
-    """The classes of LiteRT's file format.
+    """The module that reads LiteRT files (classes made by FlatBuffers).
 
-    An interpreter does not tell which tensors are constant, and of sparse
-    ones it shows the wrong numbers.
+    The public interpreter does not say which tensors are constant, and shows
+    wrong values of sparse tensors.
     """
     from tensorflow.lite.python import schema_py_generated
 
@@ -168,7 +202,11 @@ def litert_schema():
 
 
 def cluster_weights(model, **arguments):
-    """tfmot's `cluster_weights` that keeps zeros; the public one does not."""
+    """tfmot's `cluster_weights`, with pruned weights kept at zero.
+
+    The public function has no argument for that. Only for a process in which
+    tfmot was imported.
+    """
     from tensorflow_model_optimization.python.core.clustering.keras.experimental import (  # noqa: E501
         cluster,
     )
@@ -180,7 +218,7 @@ def cluster_weights(model, **arguments):
 
 
 def oracle_path(oracle):
-    """The path of the file that an oracle keeps its state in."""
+    """The path of the file in which an oracle saves its state."""
     return oracle._get_oracle_fname()
 
 
@@ -201,7 +239,10 @@ def replace_saving(oracle, save, save_trial):
 
 
 def retry_trial(oracle, trial):
-    """Has an oracle hand out a trial again that did not end."""
+    """Puts a trial that did not end first among those an oracle hands out.
+
+    A trial that is waiting already is not added twice.
+    """
     if trial.trial_id not in oracle._retry_queue:
         oracle._record_values(trial)
         oracle._retry_queue.append(trial.trial_id)
@@ -228,7 +269,10 @@ def restore_grid(oracle):
 
 
 def local_oracle(oracle):
-    """The oracle itself of a worker's client, which asks the chief."""
+    """The oracle behind a worker's client, whose methods call the chief's.
+
+    An oracle that is no client is returned as it is.
+    """
     return getattr(oracle, "_oracle", oracle)
 
 
@@ -236,9 +280,10 @@ def local_oracle(oracle):
 
 
 def keep_workers_that_grow():
-    """Has loky keep a worker that grows by 300 MB, as TensorFlow's may.
+    """Stops loky from replacing workers whose memory has grown by 300 MB.
 
-    Called in the worker. A new one would have to compile everything again.
+    TensorFlow grows by that, and a new worker would compile everything again.
+    Called in the worker.
     """
     from loky import process_executor
 

@@ -6,6 +6,7 @@ import os
 import tempfile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from keras_lottery import masks as masks_lib
 
@@ -13,25 +14,27 @@ from keras_lottery import masks as masks_lib
 class Weights:
     """Arrays by path: in memory, or in a file once `spill` was called."""
 
-    def __init__(self, arrays):
-        self._arrays = arrays
-        self._file = None
+    def __init__(self, arrays: dict[str, NDArray]) -> None:
+        self._arrays: dict[str, NDArray] | None = arrays
+        self._file = ""
+        self._dtypes: dict[str, np.dtype] = {}
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes held in memory."""
         return sum(a.nbytes for a in (self._arrays or {}).values())
 
-    def spill(self, directory):
+    def spill(self, directory: str) -> None:
         """Moves the arrays to a file of `directory`."""
         number = next(_numbers)
         self._file = os.path.join(directory, f"{number}.npz")
         # Numbered members: a path may hold what a file name may not.
-        np.savez(self._file, *self._arrays.values())
-        self._dtypes = {p: a.dtype for p, a in self._arrays.items()}
+        arrays = self._arrays or {}
+        np.savez(self._file, *arrays.values())
+        self._dtypes = {p: a.dtype for p, a in arrays.items()}
         self._arrays = None
 
-    def load(self):
+    def load(self) -> dict[str, NDArray]:
         """Dict, path -> array."""
         if self._arrays is not None:
             return self._arrays
@@ -61,14 +64,16 @@ class Level:
 
     index: int
     density: float
-    history: dict
-    metrics: dict
+    history: dict[str, list[float]]
+    metrics: dict[str, float]
     early_stop_iteration: int | None
-    _packed: dict = dataclasses.field(repr=False)
+    _packed: dict[str, tuple[NDArray[np.uint8], tuple[int, ...]]] = (
+        dataclasses.field(repr=False)
+    )
     _weights: Weights = dataclasses.field(repr=False)
 
     @property
-    def masks(self):
+    def masks(self) -> masks_lib.Masks:
         """Dict, path -> boolean array: the mask it was trained under."""
         return {
             path: masks_lib.unpack(bits, shape)
@@ -76,24 +81,31 @@ class Level:
         }
 
     @property
-    def trained_weights(self):
+    def trained_weights(self) -> dict[str, NDArray]:
         """Dict, path -> array: the model's variables after training."""
         return self._weights.load()
 
 
-class Levels(list):
+class Levels(list[Level]):
     """The records, oldest first; old weights leave memory beyond a limit.
 
     Args:
         memory: int, bytes of trained weights to hold in memory.
     """
 
-    def __init__(self, memory=512 * 1024**2):
+    def __init__(self, memory: int = 512 * 1024**2) -> None:
         super().__init__()
         self.memory = memory
-        self._directory = None
+        self._directory: tempfile.TemporaryDirectory | None = None
 
-    def record(self, index, masks, weights, history=None, steps=None):
+    def record(
+        self,
+        index: int,
+        masks: masks_lib.Masks,
+        weights: dict[str, NDArray],
+        history: dict[str, list[float]] | None = None,
+        steps: int | None = None,
+    ) -> Level:
         """Appends a `Level`.
 
         Args:
@@ -121,7 +133,7 @@ class Levels(list):
         self._spill()
         return self[-1]
 
-    def find(self, level):
+    def find(self, level: int) -> Level:
         """The record of a trained level, -1 for the last.
 
         Raises:
@@ -135,11 +147,11 @@ class Levels(list):
             f"{[r.index for r in self]}. Received: level={level!r}"
         )
 
-    def has(self, level):
+    def has(self, level: int) -> bool:
         """Whether a level was trained."""
         return any(record.index == level for record in self)
 
-    def _spill(self):
+    def _spill(self) -> None:
         held = sum(level._weights.nbytes for level in self)
         for level in self:
             if held <= self.memory:
@@ -153,7 +165,9 @@ class Levels(list):
                 level._weights.spill(self._directory.name)
 
 
-def _early_stop_iteration(history, steps):
+def _early_stop_iteration(
+    history: dict[str, list[float]], steps: int | None
+) -> int | None:
     losses = history.get("val_loss")
     if not losses or not steps or np.isnan(losses).all():
         return None

@@ -6,15 +6,25 @@ weight's path to its mask, in the order of the model's weights; that order is
 what breaks ties across layers.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+Masks = dict[str, Mask]
+Score = Callable[[str], NDArray]
 
 
-def count_to_prune(rate, survivors):
+def count_to_prune(rate: float, survivors: int) -> int:
     """Number of weights that one round at `rate` removes from `survivors`."""
     return round(rate * survivors)
 
 
-def prune_layerwise(masks, rates, score):
+def prune_layerwise(
+    masks: Mapping[str, Mask], rates: Mapping[str, float], score: Score
+) -> Masks:
     """Removes from each layer its own share of lowest-scored survivors.
 
     Args:
@@ -41,7 +51,7 @@ def prune_layerwise(masks, rates, score):
     """
     pruned = {}
     for path, mask in masks.items():
-        count = count_to_prune(rates[path], np.count_nonzero(mask))
+        count = count_to_prune(rates[path], int(np.count_nonzero(mask)))
         if not count:
             pruned[path] = mask.copy()
             continue
@@ -49,12 +59,12 @@ def prune_layerwise(masks, rates, score):
     return pruned
 
 
-def _prune_one(scores, mask, count, path):
+def _prune_one(scores: NDArray, mask: Mask, count: int, path: str) -> Mask:
     # A function, so that the scores are gone before the next are asked for.
     return _Cut(scores[mask], count, path).apply(scores, mask)
 
 
-def prune_global(masks, rate, score):
+def prune_global(masks: Mapping[str, Mask], rate: float, score: Score) -> Masks:
     """Removes the lowest-scored survivors of all layers under one threshold.
 
     One flat copy of the surviving scores is held while the threshold is
@@ -75,7 +85,7 @@ def prune_global(masks, rate, score):
     Source: Frankle & Carbin, 1803.03635, section 4 (deep networks are pruned
     globally).
     """
-    survivors = sum(np.count_nonzero(mask) for mask in masks.values())
+    survivors = sum(int(np.count_nonzero(mask)) for mask in masks.values())
     count = count_to_prune(rate, survivors)
     if not count:
         return {path: mask.copy() for path, mask in masks.items()}
@@ -86,9 +96,10 @@ def prune_global(masks, rate, score):
     }
 
 
-def _pool(masks, survivors, score):
+def _pool(masks: Mapping[str, Mask], survivors: int, score: Score) -> NDArray:
     """The surviving scores of all layers, end to end."""
-    pool, end = None, 0
+    pool: Any = None
+    end = 0
     for path, mask in masks.items():
         scores = np.asarray(score(path))
         if pool is None:
@@ -102,16 +113,16 @@ def _pool(masks, survivors, score):
     return pool
 
 
-def _fill(pool, start, scores, mask):
+def _fill(pool: NDArray, start: int, scores: NDArray, mask: Mask) -> int:
     """Writes the surviving scores to `pool` and returns where they end."""
     for part, kept in zip(_parts(scores), _parts(mask)):
-        end = start + np.count_nonzero(kept)
+        end = start + int(np.count_nonzero(kept))
         pool[start:end] = part[kept]
         start = end
     return start
 
 
-def _parts(array):
+def _parts(array: NDArray) -> list[NDArray]:
     """Flat views of an array: selecting from a whole one would copy it."""
     return np.array_split(array.ravel(), array.size // 2**16 + 1)
 
@@ -123,7 +134,7 @@ class _Cut:
     reordered in place.
     """
 
-    def __init__(self, pool, count, where):
+    def __init__(self, pool: NDArray, count: int, where: str) -> None:
         if np.isnan(np.min(pool)):
             raise ValueError(f"A score is NaN in {where}: cannot rank it.")
         pool.partition(count - 1)
@@ -132,7 +143,7 @@ class _Cut:
         # as many as are still owed once all below it have gone.
         self.ties_owed = count - np.count_nonzero(pool < self.threshold)
 
-    def apply(self, scores, mask):
+    def apply(self, scores: NDArray, mask: Mask) -> Mask:
         """The mask without what is cut; layers must come in order."""
         kept = mask & (scores >= self.threshold)
         if self.ties_owed:
@@ -143,14 +154,14 @@ class _Cut:
         return kept
 
 
-def density(masks):
+def density(masks: Mapping[str, Mask]) -> float:
     """Kept / total over all masks, a fraction."""
     total = sum(mask.size for mask in masks.values())
     kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())
     return kept / total
 
 
-def densities(masks):
+def densities(masks: Mapping[str, Mask]) -> dict[str, float]:
     """Kept / total of each mask, a dict from path to fraction."""
     return {
         path: int(np.count_nonzero(mask)) / mask.size
@@ -158,12 +169,12 @@ def densities(masks):
     }
 
 
-def pack(mask):
+def pack(mask: Mask) -> NDArray[np.uint8]:
     """One bit a weight: a uint8 array of ceil(size / 8) bytes."""
     return np.packbits(np.ascontiguousarray(mask).ravel())
 
 
-def unpack(bits, shape):
+def unpack(bits: NDArray[np.uint8], shape: tuple[int, ...]) -> Mask:
     """The boolean array of `shape` that `pack` packed."""
     size = int(np.prod(shape))
     return np.unpackbits(bits, count=size).astype(bool).reshape(shape)

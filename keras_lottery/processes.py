@@ -12,12 +12,16 @@ import queue
 import signal
 import threading
 import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import cloudpickle
 import loky
 import psutil
 
 from keras_lottery import keras_internals
+
+T = TypeVar("T")
 
 
 class Processes(concurrent.futures.Executor):
@@ -42,17 +46,22 @@ class Processes(concurrent.futures.Executor):
     ```
     """
 
-    def __init__(self, workers, attempts=3, env=None):
+    def __init__(
+        self,
+        workers: int,
+        attempts: int = 3,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.slots = workers
         self.attempts = attempts
         self._env = dict(env or {})
-        self._free = queue.SimpleQueue()
-        self._pools = {}
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._pools: dict[int, loky.ProcessPoolExecutor] = {}
         for slot, cores in enumerate(shares(workers)):
             self._pools[slot] = self._pool(cores)
             self._free.put(slot)
 
-    def _pool(self, cores):
+    def _pool(self, cores: list[int]) -> loky.ProcessPoolExecutor:
         pool = loky.ProcessPoolExecutor(
             1,
             initializer=_become_worker,
@@ -62,16 +71,24 @@ class Processes(concurrent.futures.Executor):
         pool.cores = cores
         return pool
 
-    def submit(self, function, *args, **kwargs):
+    def submit(
+        self, function: Callable[..., T], /, *args: Any, **kwargs: Any
+    ) -> concurrent.futures.Future[T]:
         """See `concurrent.futures.Executor.submit`."""
-        future = concurrent.futures.Future()
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
         thread = threading.Thread(
             target=self._run, args=(future, function, args, kwargs), daemon=True
         )
         thread.start()
         return future
 
-    def _run(self, future, function, args, kwargs):
+    def _run(
+        self,
+        future: concurrent.futures.Future,
+        function: Callable,
+        args: tuple,
+        kwargs: dict,
+    ) -> None:
         slot = self._free.get()
         try:
             for attempt in range(self.attempts):
@@ -91,7 +108,9 @@ class Processes(concurrent.futures.Executor):
         finally:
             self._free.put(slot)
 
-    def shutdown(self, wait=True, *, cancel_futures=False):
+    def shutdown(
+        self, wait: bool = True, *, cancel_futures: bool = False
+    ) -> None:
         """Ends the processes, whatever they are doing."""
         if wait and not cancel_futures:
             for _ in self._pools:
@@ -100,7 +119,11 @@ class Processes(concurrent.futures.Executor):
             pool.shutdown(wait=False, kill_workers=True)
 
 
-def call(function, *args, env=None):
+def call(
+    function: Callable[..., T],
+    *args: Any,
+    env: Mapping[str, str] | None = None,
+) -> T:
     """What a function returns in a process of its own.
 
     What the process writes to standard error is not shown.
@@ -139,7 +162,7 @@ def call(function, *args, env=None):
             ) from None
 
 
-def cores():
+def cores() -> list[int]:
     """The numbers of the processor cores that this process may use."""
     process = psutil.Process()
     if hasattr(process, "cpu_affinity"):
@@ -148,7 +171,7 @@ def cores():
     return list(range(os.cpu_count() or 1))
 
 
-def shares(workers):
+def shares(workers: int) -> list[list[int]]:
     """The cores of this process in so many shares, which overlap if they are
     too few: a list of lists."""
     all_cores = cores()
@@ -157,7 +180,7 @@ def shares(workers):
     return [all_cores[first : first + size] for first in firsts]
 
 
-def _become_worker(parent, share):
+def _become_worker(parent: int, share: list[int]) -> None:
     """Makes this process one that its parent ends, however that ends."""
     # Ctrl-C reaches the whole group; the coordinator stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -168,7 +191,7 @@ def _become_worker(parent, share):
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent):
+def _end_with(parent: int) -> None:
     # A coordinator that was killed cannot stop its workers.
     try:
         process = psutil.Process(parent)

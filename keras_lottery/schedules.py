@@ -6,8 +6,12 @@ surviving weights it removes.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 from keras_lottery.checks import check_integer, check_rate, is_number
+
+Schedule = Callable[[int], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +26,10 @@ class Constant:
 
     rate: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_rate("rate", self.rate)
 
-    def __call__(self, round):
+    def __call__(self, round: int) -> float:
         return self.rate
 
 
@@ -49,20 +53,20 @@ class ToDensity:
     density: float
     rounds: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not is_number(self.density) or not 0 < self.density <= 1:
             raise ValueError(
                 f"`density` must be in (0, 1]. Received: density={self.density}"
             )
         check_integer("rounds", self.rounds, minimum=1)
 
-    def __call__(self, round):
+    def __call__(self, round: int) -> float:
         if round >= self.rounds:
             return 0.0
         return 1.0 - self.density ** (1.0 / self.rounds)
 
 
-def one_shot(density):
+def one_shot(density: float) -> ToDensity:
     """The whole target in one round.
 
     Source: Frankle & Carbin, 1803.03635, section 2 (one-shot pruning).
@@ -83,13 +87,13 @@ class FromSparsity:
         schedule: callable, step -> (bool, sparsity in [0, 1)).
     """
 
-    schedule: object
+    schedule: Callable[[int], Any]
 
-    def __call__(self, round):
+    def __call__(self, round: int) -> float:
         before = self._density(round)
         return max(0.0, 1.0 - self._density(round + 1) / before)
 
-    def _density(self, step):
+    def _density(self, step: int) -> float:
         density = 1.0
         for past in range(1, step + 1):
             prunes, sparsity = self.schedule(past)
@@ -102,14 +106,14 @@ class FromSparsity:
 class Scaled:
     """Another schedule at `factor` times its rate."""
 
-    schedule: object
+    schedule: Schedule
     factor: float
 
-    def __call__(self, round):
+    def __call__(self, round: int) -> float:
         return self.factor * self.schedule(round)
 
 
-def get(rate, name="rate"):
+def get(rate: float | Schedule, name: str = "rate") -> Schedule:
     """The schedule that `rate` stands for.
 
     Args:
@@ -127,17 +131,16 @@ def get(rate, name="rate"):
     if is_number(rate):
         check_rate(name, rate)
         return Constant(float(rate))
-    if any(c.__name__ == "PruningSchedule" for c in type(rate).__mro__):
-        return FromSparsity(rate)
     if callable(rate) and not isinstance(rate, type):
-        return rate
+        kinds = (kind.__name__ for kind in type(rate).__mro__)
+        return FromSparsity(rate) if "PruningSchedule" in kinds else rate
     raise ValueError(
         f"`{name}` must be a float in [0, 1) or a schedule (a callable from "
         f"the round's index to a rate). Received: {name}={rate!r}"
     )
 
 
-def to_config(schedule):
+def to_config(schedule: Schedule) -> float | dict[str, Any] | None:
     """What a file can hold of a schedule: `None` stands for a callable."""
     if isinstance(schedule, Constant):
         return float(schedule.rate)
@@ -150,7 +153,7 @@ def to_config(schedule):
     return None
 
 
-def from_config(config):
+def from_config(config: float | dict[str, Any] | None) -> Schedule:
     """The schedule that `to_config` described."""
     if config is None:
         return _not_in_the_file
@@ -161,14 +164,14 @@ def from_config(config):
     return ToDensity(**config)
 
 
-def _not_in_the_file(round):
+def _not_in_the_file(round: int) -> float:
     raise ValueError(
         "The search was made with a `rate` that is a callable, which no file "
         "holds. Give `rate` (and `rates`) again to prune further."
     )
 
 
-def rate_at(schedule, round, where):
+def rate_at(schedule: Schedule, round: int, where: str) -> float:
     """`schedule(round)`, refused if a callable returned no rate."""
     rate = schedule(round)
     check_rate(f"rate of {where} in round {round}", rate)

@@ -72,7 +72,9 @@ def test_every_variable_of_every_optimizer_goes_back(name):
     )
 
 
-@pytest.mark.parametrize("name", ["Adam", "Nadam", "MultiOptimizer"])
+@pytest.mark.parametrize(
+    "name", zoo.available("Adam", "Nadam", "MultiOptimizer")
+)
 def test_an_optimizer_of_ones_own_loop_goes_back(name):
     x, y = zoo.data()
     model = zoo.build()

@@ -112,7 +112,7 @@ def test_every_way_to_run(run):
     assert all(second[p].sum() < first[p].sum() for p in first)
 
 
-@pytest.mark.parametrize("name", ["Adam", "MultiOptimizer"])
+@pytest.mark.parametrize("name", zoo.available("Adam", "MultiOptimizer"))
 def test_averages_swapped_in_and_out(name):
     options = {"use_ema": True, "ema_momentum": 0.5}
     model = sparse(zoo.OPTIMIZERS[name](**options))
@@ -170,7 +170,9 @@ def test_an_unbuilt_model_trained_on_batch():
         zoo.assert_zero(model)
 
 
-@pytest.mark.parametrize("name", ["SGD momentum", "Muon", "MultiOptimizer"])
+@pytest.mark.parametrize(
+    "name", zoo.available("SGD momentum", "Muon", "MultiOptimizer")
+)
 def test_a_loop_of_ones_own(name):
     model = zoo.build()
     masks = half(model)

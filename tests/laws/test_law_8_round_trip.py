@@ -70,7 +70,7 @@ def test_a_model_between_rounds(kind, tmp_path):
 
 @pytest.mark.parametrize("rewind_to", [0, 3])
 @pytest.mark.parametrize(
-    "name", ["Adam", "LossScaleOptimizer", "MultiOptimizer"]
+    "name", zoo.available("Adam", "LossScaleOptimizer", "MultiOptimizer")
 )
 def test_a_model_amid_a_level(rewind_to, name, tmp_path):
     """Saved while its weights and slots are trained, not rewound."""

@@ -128,8 +128,16 @@ OPTIMIZERS = {
     "Nadam": _of("Nadam", 0.02),
     "ScheduleFreeAdamW": _of("ScheduleFreeAdamW", 0.02),
 }
-if not hasattr(keras.optimizers, "ScheduleFreeAdamW"):  # Keras before 3.15
-    del OPTIMIZERS["ScheduleFreeAdamW"]
+# Keras has them since 3.14 and 3.15.
+for _name in ("ScheduleFreeAdamW", "MultiOptimizer"):
+    if not hasattr(keras.optimizers, _name):
+        OPTIMIZERS = {n: m for n, m in OPTIMIZERS.items() if _name not in n}
+
+
+def available(*names):
+    """Those of the names of `OPTIMIZERS` that this version of Keras has."""
+    return [name for name in names if name in OPTIMIZERS]
+
 
 # Two options at a time where they do not meet.
 OPTIONS = {
