@@ -10,7 +10,6 @@ from keras_lottery import criteria
 from keras_lottery.experiments import building
 from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.seeds import derive
-from keras_lottery.experiments.store import TIMINGS
 from keras_lottery.optimizers import clear_pruned_slots
 from keras_lottery.rewinding import RewindPoint, model_state
 from keras_lottery.tickets import Ticket
@@ -70,9 +69,8 @@ class Bench:
             validation=self.data.validation,
             batch_size=experiment.batch_size,
             eval_every=experiment.eval_every,
-            monitor=experiment.early_stop_metric,
+            early_stop_metric=experiment.early_stop_metric,
             backend=experiment.backend,
-            timings=self.store.path(TIMINGS),
         )
 
     # What arms are made of.

@@ -134,7 +134,7 @@ class Experiment:
         check_choice("criterion", self.criterion, criteria.NAMES)
         metrics = ("val_loss", "val_accuracy")
         check_choice("early_stop_metric", self.early_stop_metric, metrics)
-        check_choice("backend", self.backend, ("auto", *BACKENDS))
+        check_choice("backend", self.backend, BACKENDS)
         check_choice("precision", self.precision, building.PRECISIONS)
         if self.learning_rate is not None:
             check_positive("learning_rate", self.learning_rate)
