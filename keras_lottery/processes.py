@@ -12,6 +12,7 @@ import queue
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -119,6 +120,90 @@ class Processes(concurrent.futures.Executor):
             pool.shutdown(wait=False, kill_workers=True)
 
 
+class Serial(concurrent.futures.Executor):
+    """Runs each job at once, in this process."""
+
+    slots = 1
+
+    def submit(  # type: ignore[override]
+        self, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> concurrent.futures.Future:
+        future: concurrent.futures.Future = concurrent.futures.Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+
+class Cluster(concurrent.futures.Executor):
+    """Runs jobs on a Dask cluster.
+
+    Its workers need this package and no file of the coordinator's. A worker
+    should run one job at a time (`dask worker --nthreads 1`), since its jobs
+    take turns with one model. The job of a worker that dies is run again on
+    another; workers that come later get jobs too.
+
+    Args:
+        address: str, of the scheduler, such as `"tcp://host:8786"`.
+        timeout: float, seconds to wait for the scheduler and for a first
+            worker. Defaults to 30.
+
+    Raises:
+        RuntimeError: If Dask is not installed, or the scheduler or a worker
+            cannot be reached.
+
+    Example:
+
+    ```python
+    with Cluster("tcp://10.0.0.1:8786") as cluster:
+        Experiment(trials=5).run("runs/digits", executor=cluster)
+    ```
+    """
+
+    # Of the coordinator's files its workers see none.
+    shares_files = False
+
+    def __init__(self, address: str, timeout: float = 30.0) -> None:
+        try:
+            import distributed
+        except ImportError as error:
+            raise RuntimeError(
+                "A Dask cluster needs dask: pip install "
+                f'"keras-lottery[dask]" ({error})'
+            ) from None
+        try:
+            self._client = distributed.Client(address, timeout=timeout)
+            self._client.wait_for_workers(1, timeout=timeout)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise RuntimeError(
+                f"The scheduler {address} and a worker of it must answer "
+                f"within {timeout:g} seconds: {error}"
+            ) from None
+        # A job may lose its worker a few times, as `Processes` allows too.
+        self._executor = self._client.get_executor(pure=False, retries=2)
+
+    @property
+    def slots(self) -> int:
+        """Jobs to hand out: one for each worker and one for it to go on
+        with."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        return 2 * max(1, len(workers))
+
+    def submit(  # type: ignore[override]
+        self, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> concurrent.futures.Future:
+        """See `concurrent.futures.Executor.submit`."""
+        with warnings.catch_warnings():
+            # A ticket that a job builds on may well be large.
+            warnings.filterwarnings("ignore", "Sending large graph")
+            return self._executor.submit(function, *args, **kwargs)
+
+    def shutdown(
+        self, wait: bool = True, *, cancel_futures: bool = False
+    ) -> None:
+        """Leaves the cluster, which goes on running."""
+        self._executor.shutdown(wait=wait)
+        self._client.close()
+
+
 def call(
     function: Callable[..., T],
     *args: Any,
@@ -144,13 +229,14 @@ def call(
     payload = cloudpickle.dumps((function, args))
 
     # Sent by value, so that the process imports nothing before it is quiet.
-    def answer():
+    def answer() -> T:
         import os
         import pickle
 
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         function, args = pickle.loads(payload)
-        return function(*args)
+        result: T = function(*args)
+        return result
 
     with loky.ProcessPoolExecutor(1, env=dict(env or {})) as pool:
         try:

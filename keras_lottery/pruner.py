@@ -11,19 +11,28 @@ for level in range(rounds + 1):
 
 import contextlib
 import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from keras_lottery import criteria, optimizers, rewinding, schedules
 from keras_lottery import masks as masks_lib
 from keras_lottery.attachment import Attachment, check_masks
 from keras_lottery.callbacks import FitHooks
 from keras_lottery.checks import check_integer
-from keras_lottery.levels import Levels
+from keras_lottery.levels import Level, Levels
 from keras_lottery.rewinding import RewindPoint
 from keras_lottery.scopes import Rates, check_model
 from keras_lottery.search_config import to_config
 from keras_lottery.tickets import Ticket
+
+Arrays = dict[str, NDArray]
+Masks = dict[str, NDArray]
+Schedule = Callable[[int], float]
+Criterion = Callable[[NDArray, NDArray], NDArray]
 
 
 class LotteryTicketPruner:
@@ -83,17 +92,17 @@ class LotteryTicketPruner:
 
     def __init__(
         self,
-        model,
-        rate=0.2,
-        output_rate=None,
-        rates=None,
-        scope="layerwise",
-        criterion="magnitude",
-        rewind_to=0,
-        masks=None,
-        rounds=None,
-        seed=None,
-    ):
+        model: keras.Model,
+        rate: float | Schedule = 0.2,
+        output_rate: float | Schedule | None = None,
+        rates: dict[Any, float | Schedule] | None = None,
+        scope: str = "layerwise",
+        criterion: str | Criterion = "magnitude",
+        rewind_to: int | str | None = 0,
+        masks: str | Masks | Ticket | None = None,
+        rounds: int | None = None,
+        seed: int | None = None,
+    ) -> None:
         check_model(model)
         self._rates = Rates(rate, output_rate, rates, scope)
         self._score = criteria.get(criterion)
@@ -111,7 +120,7 @@ class LotteryTicketPruner:
         self.levels = Levels()
         self.is_paused = False
         self.fit_hooks = FitHooks(self)
-        self._rewind_point = None
+        self._rewind_point: RewindPoint | None = None
         self._attachment = Attachment(
             model, self._rates, masks, self.capture, self._meet
         )
@@ -119,7 +128,7 @@ class LotteryTicketPruner:
 
     # The algorithm.
 
-    def round(self, train):
+    def round(self, train: Callable[[], Any]) -> Any:
         """One round: trains, records, prunes, rewinds.
 
         Args:
@@ -141,11 +150,19 @@ class LotteryTicketPruner:
             self.rewind()
         return history
 
-    def run_fit(self, fit, *args, **kwargs):
+    def run_fit(
+        self, fit: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         """One round, of which the training is a call of Keras' `fit`."""
         return self.round(lambda: self.fit_hooks.call(fit, args, kwargs))
 
-    def find(self, x, y=None, rounds=None, **fit_arguments):
+    def find(
+        self,
+        x: Any,
+        y: Any = None,
+        rounds: int | None = None,
+        **fit_arguments: Any,
+    ) -> Levels:
         """Runs the rounds and trains the last ticket.
 
         Args:
@@ -179,7 +196,7 @@ class LotteryTicketPruner:
             self.rounds = before
         return self.levels
 
-    def prune(self):
+    def prune(self) -> None:
         """Takes the next mask from the weights as they are now.
 
         Nothing is rewound: pruned weights become zero, the others stay.
@@ -190,14 +207,16 @@ class LotteryTicketPruner:
         masks = self.next_masks(
             self.level,
             self.masks,
-            self._rewind_point.weights,
+            self.rewind_point.weights,
             self._attachment.kernels,
         )
         self._attachment.assign_masks(masks)
         self._attachment.clear_pruned_slots()
         self.level += 1
 
-    def next_masks(self, level, masks, initial, trained):
+    def next_masks(
+        self, level: int, masks: Masks, initial: Arrays, trained: Arrays
+    ) -> Masks:
         """The masks of the level after, from arrays alone.
 
         Args:
@@ -219,7 +238,9 @@ class LotteryTicketPruner:
         }
         return masks_lib.prune_layerwise(masks, rates, score)
 
-    def scores(self, level, masks, initial, trained):
+    def scores(
+        self, level: int, masks: Masks, initial: Arrays, trained: Arrays
+    ) -> Callable[[str], NDArray]:
         """The criterion's scores, of which the lowest are pruned.
 
         Args:
@@ -230,7 +251,7 @@ class LotteryTicketPruner:
         """
         index = {path: i for i, path in enumerate(masks)}
 
-        def score(path):
+        def score(path: str) -> NDArray:
             return criteria.scores(
                 self._score,
                 initial[path],
@@ -240,7 +261,7 @@ class LotteryTicketPruner:
 
         return score
 
-    def rewind(self):
+    def rewind(self) -> None:
         """Sets everything that training changes back to the rewind point.
 
         Weights become mask * theta; see `RewindPoint` for all that goes back.
@@ -248,13 +269,13 @@ class LotteryTicketPruner:
         self._require_attached()
         weights, optimizer = rewinding.parts_rewound(self.rewind_to)
         if weights:
-            self._rewind_point.restore_weights(self.model)
+            self.rewind_point.restore_weights(self.model)
         if optimizer:
-            self._rewind_point.restore_optimizers(self.model, self.optimizers())
+            self.rewind_point.restore_optimizers(self.model, self.optimizers())
             self._attachment.clear_pruned_slots()
             self.fit_hooks.rewound()
 
-    def capture(self, step=0):
+    def capture(self, step: int = 0) -> None:
         """Makes the state of training as it is now the rewind point.
 
         `fit` does it by itself; a training loop of one's own calls it after
@@ -265,7 +286,7 @@ class LotteryTicketPruner:
             self.model, step, self.optimizers()
         )
 
-    def record(self, history=None):
+    def record(self, history: Any = None) -> Level:
         """Appends the level, as trained now, to `levels`."""
         self._require_attached()
         steps = history.params.get("steps") if history is not None else None
@@ -280,47 +301,49 @@ class LotteryTicketPruner:
     # What can be asked of it.
 
     @property
-    def masks(self):
+    def masks(self) -> Masks:
         """Dict, weight path -> boolean array, `True` where it survives."""
         self._require_attached()
         return self._attachment.masks()
 
     @property
-    def attached(self):
+    def attached(self) -> bool:
         """Whether the model has been built and its kernels are masked."""
         return bool(self._attachment.kernels)
 
     @property
-    def resting(self):
+    def resting(self) -> bool:
         """Whether `fit` only trains: paused, or the last ticket is trained."""
         done = self.rounds is not None and self.level >= self.rounds
         return self.is_paused or (done and self.levels.has(self.level))
 
     @property
-    def density(self):
+    def density(self) -> float:
         """Kept / total over all prunable weights, a fraction."""
         return masks_lib.density(self.masks)
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """1 - density."""
         return 1.0 - self.density
 
-    def densities(self):
+    def densities(self) -> dict[str, float]:
         """Kept / total of each prunable weight, by path."""
         return masks_lib.densities(self.masks)
 
     @property
-    def rewind_point(self):
+    def rewind_point(self) -> RewindPoint:
         """The `RewindPoint`."""
         self._require_attached()
+        # Captured when the model was attached.
+        assert self._rewind_point is not None
         return self._rewind_point
 
     @rewind_point.setter
-    def rewind_point(self, point):
+    def rewind_point(self, point: RewindPoint) -> None:
         self._rewind_point = point
 
-    def ticket(self, level=None):
+    def ticket(self, level: int | None = None) -> Ticket:
         """A `Ticket`: masks and rewind point.
 
         Args:
@@ -333,7 +356,7 @@ class LotteryTicketPruner:
         """
         self._require_attached()
         # The pruner's own goes on to meet other optimizers.
-        point, config = self._rewind_point.copy(), self.get_config()
+        point, config = self.rewind_point.copy(), self.get_config()
         if level is None:
             return Ticket(self.masks, point, self.level, config)
         record = self.levels.find(level)
@@ -341,11 +364,16 @@ class LotteryTicketPruner:
             record.masks, point, record.index, config, record.trained_weights
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments, as far as a file can hold them."""
         return to_config(self, self._attachment.schedules)
 
-    def load(self, ticket, names=None, with_optimizers=False):
+    def load(
+        self,
+        ticket: Ticket,
+        names: dict[str, str] | None = None,
+        with_optimizers: bool = False,
+    ) -> None:
         """Takes a ticket's masks, rewind point and level.
 
         Args:
@@ -366,15 +394,15 @@ class LotteryTicketPruner:
         )
         self._attachment.assign_masks(masks)
         self.level, self.fit_hooks.started = ticket.level, ticket.level > 0
-        self._rewind_point.restore_weights(self.model)
+        self.rewind_point.restore_weights(self.model)
         self._attachment.meet_optimizers(again=True)
         if with_optimizers:
-            self._rewind_point.optimizers.update(point.optimizers)
+            self.rewind_point.optimizers.update(point.optimizers)
 
     # Contexts.
 
     @contextlib.contextmanager
-    def trained(self, level=-1):
+    def trained(self, level: int = -1) -> Iterator[keras.Model]:
         """The model with the weights that a level was trained to.
 
         They are lent: what `fit` makes of them here is no round, and is gone
@@ -402,7 +430,7 @@ class LotteryTicketPruner:
             rewinding.assign_state(self.model, before)
 
     @contextlib.contextmanager
-    def paused(self):
+    def paused(self) -> Iterator[keras.Model]:
         """`fit` trains under the mask, without pruning or rewinding."""
         before, self.is_paused = self.is_paused, True
         try:
@@ -410,7 +438,7 @@ class LotteryTicketPruner:
         finally:
             self.is_paused = before
 
-    def wrap_optimizer(self, optimizer):
+    def wrap_optimizer(self, optimizer: Any) -> Any:
         """The same optimizer, for a custom loop: its gradients are masked
         and `rewind` sets it back."""
         self._attachment.give(optimizer)
@@ -418,7 +446,7 @@ class LotteryTicketPruner:
 
     # The model under it.
 
-    def attach(self, data=None):
+    def attach(self, data: Any = None) -> None:
         """Puts masks and hooks on what of the model is there by now.
 
         Args:
@@ -426,19 +454,19 @@ class LotteryTicketPruner:
         """
         self._attachment.attach(data)
 
-    def detach(self):
+    def detach(self) -> None:
         """Takes masks and hooks off the model, which keeps its zeros."""
         self._attachment.detach()
 
-    def optimizers(self):
+    def optimizers(self) -> dict[str, Any]:
         """Dict, name -> optimizer: the model's and those it was given."""
         return self._attachment.optimizers()
 
-    def clear_pruned_slots(self):
+    def clear_pruned_slots(self) -> None:
         """Zeroes what optimizers remember of pruned weights."""
         self._attachment.clear_pruned_slots()
 
-    def _meet(self, name, optimizer):
+    def _meet(self, name: str, optimizer: Any) -> None:
         """A new optimizer's fresh state belongs to the rewind point."""
         point = self._rewind_point
         if point is None:
@@ -452,7 +480,7 @@ class LotteryTicketPruner:
             rewinding.restore_optimizer(optimizer, point.optimizers[name])
             optimizers.clear_pruned_slots(optimizer)
 
-    def _require_attached(self):
+    def _require_attached(self) -> None:
         if not self.attached:
             self.attach()
         if not self.attached:

@@ -6,10 +6,12 @@ must go back as well, or a level would not start where the first one did.
 """
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from keras_lottery.checks import check_integer
 from keras_lottery.constraints import mask_of
@@ -33,11 +35,16 @@ class RewindPoint:
     """
 
     step: int
-    weights: dict
-    optimizers: dict
+    weights: dict[str, NDArray]
+    optimizers: dict[str, dict[str, NDArray]]
 
     @classmethod
-    def capture(cls, model, step=0, optimizers=None):
+    def capture(
+        cls,
+        model: keras.Model,
+        step: int = 0,
+        optimizers: dict[str, Any] | None = None,
+    ) -> "RewindPoint":
         """Copies the training state of a built model.
 
         Args:
@@ -49,7 +56,7 @@ class RewindPoint:
         weights = {k: _copy(v) for k, v in model_state(model).items()}
         return cls(step, weights, copy_optimizers(model, optimizers))
 
-    def copy(self):
+    def copy(self) -> "RewindPoint":
         """Another with the same arrays."""
         return RewindPoint(self.step, self.weights, dict(self.optimizers))
 
@@ -72,13 +79,15 @@ class RewindPoint:
             self.optimizers if optimizers_back else optimizers,
         )
 
-    def restore_weights(self, model):
+    def restore_weights(self, model: keras.Model) -> None:
         """Sets mask * theta_k' and all else the model holds."""
         for path, variable in model_state(model).items():
             mask, value = mask_of(variable), self.weights[path]
             variable.assign(value if mask is None else mask.select(value))
 
-    def restore_optimizers(self, model, optimizers=None):
+    def restore_optimizers(
+        self, model: keras.Model, optimizers: dict[str, Any] | None = None
+    ) -> None:
         """Sets every variable of the optimizers, as `capture` takes them."""
         if optimizers is None:
             optimizers = optimizers_of(model)

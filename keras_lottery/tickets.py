@@ -1,6 +1,12 @@
 """Ticket: a mask and a rewind point, in one file."""
 
 import dataclasses
+import os
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import keras
+from numpy.typing import NDArray
 
 from keras_lottery import files
 from keras_lottery import masks as masks_lib
@@ -35,23 +41,23 @@ class Ticket:
     Source: Frankle & Carbin, 1803.03635, section 1.
     """
 
-    masks: dict
+    masks: dict[str, NDArray]
     rewind_point: RewindPoint
     level: int = 0
-    config: dict = dataclasses.field(default_factory=dict)
-    trained: dict | None = None
-    trained_optimizers: dict | None = None
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    trained: dict[str, NDArray] | None = None
+    trained_optimizers: dict[str, dict[str, NDArray]] | None = None
 
     @property
-    def density(self):
+    def density(self) -> float:
         """Kept / total over the prunable weights."""
         return masks_lib.density(self.masks)
 
-    def densities(self):
+    def densities(self) -> dict[str, float]:
         """Kept / total of each weight, by path."""
         return masks_lib.densities(self.masks)
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the ticket atomically: a reader never sees half a file.
 
         Args:
@@ -83,7 +89,7 @@ class Ticket:
             yield from ((kind, k, a) for k, a in state.items())
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike[str]) -> "Ticket":
         """Reads a ticket.
 
         Args:
@@ -98,7 +104,7 @@ class Ticket:
                 was written by a newer version.
         """
         header, arrays = files.read(path)
-        parts = {}
+        parts: dict[str, dict[str, NDArray]] = {}
         for kind, name, array in arrays:
             parts.setdefault(kind, {})[name] = array
         point = RewindPoint(
@@ -123,7 +129,12 @@ class Ticket:
             trained_optimizers or None,
         )
 
-    def apply(self, model, names=None, **wrap_arguments):
+    def apply(
+        self,
+        model: keras.Model,
+        names: dict[str, str] | None = None,
+        **wrap_arguments: Any,
+    ) -> keras.Model:
         """Puts masks and rewind point onto a freshly built model.
 
         Weights are matched by order and shape, since automatic names differ
@@ -144,12 +155,14 @@ class Ticket:
                 model is left as it was.
         """
         check_model(model)
-        return self._wrap(model, names, wrap_arguments)
+        return type(self).wrapping(self, model, names, wrap_arguments)
 
-    # `wrapping` stands above this module and gives its function to it.
-    _wrap = None
+    # The module `wrapping` stands above this one and puts its function here.
+    wrapping: ClassVar[Callable[..., keras.Model]]
 
-    def rewound(self, masks, rewind_to=0):
+    def rewound(
+        self, masks: dict[str, NDArray], rewind_to: int | str | None = 0
+    ) -> "Ticket":
         """The ticket of the level after a trained one.
 
         Args:
@@ -164,20 +177,28 @@ class Ticket:
         )
         return Ticket(masks, point, self.level + 1)
 
-    def assign_trained(self, model):
+    def assign_trained(self, model: keras.Model) -> None:
         """Gives a model the weights that the ticket was trained to.
 
         Args:
             model: a built `keras.Model` of the same architecture.
 
         Raises:
-            ValueError: If a weight does not fit; the first is named.
+            ValueError: If a weight does not fit; the first is named. If the
+                ticket was not trained.
         """
+        if self.trained is None:
+            raise ValueError(
+                "The ticket must be of a trained level: it does not hold what "
+                f"it was trained to. Received: the ticket of level {self.level}"
+            )
         state = model_state(model)
         for path, place in self.match(model).items():
             state[place].assign(self.trained[path])
 
-    def match(self, model, names=None):
+    def match(
+        self, model: keras.Model, names: dict[str, str] | None = None
+    ) -> dict[str, str]:
         """Dict from each path of the ticket to the model's, or an error."""
         return match_weights(
             self.rewind_point.weights, model_state(model), names

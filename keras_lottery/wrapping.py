@@ -7,6 +7,7 @@ that `isinstance` holds and its own `train_step`, `call` and methods are kept.
 import contextlib
 import functools
 import os
+from typing import Any
 
 import keras
 
@@ -21,6 +22,10 @@ _TICKET = "lottery.ticket"
 
 class LotteryModel:
     """What `wrap` adds in front of a model's own class."""
+
+    unwrapped_class: type
+    lottery: LotteryTicketPruner
+    train_function: Any
 
     def fit(self, *args, **kwargs):
         """`keras.Model.fit`, as one round: trains, prunes, rewinds."""
@@ -79,7 +84,7 @@ def _unpickle(file):
     return unpickle_model(file)
 
 
-def wrap(model, **arguments):
+def wrap(model: keras.Model, **arguments: Any) -> keras.Model:
     """Makes a Keras model look for a lottery ticket when it is trained.
 
     From then on `fit` is a round: it trains the model under the current mask,
@@ -113,11 +118,11 @@ def wrap(model, **arguments):
     Source: Frankle & Carbin, 1803.03635, section 1.
     """
     model.lottery = LotteryTicketPruner(model, **arguments)
-    model.__class__ = _wrapped_class(type(model))
+    model.__class__ = _wrapped_class(type(model))  # type: ignore[arg-type]
     return model
 
 
-def unwrap(model):
+def unwrap(model: keras.Model) -> keras.Model:
     """Gives the plain Keras model back.
 
     Args:
@@ -154,11 +159,11 @@ def _wrap_by_ticket(ticket, model, names, arguments):
     return model
 
 
-Ticket._wrap = _wrap_by_ticket
+Ticket.wrapping = staticmethod(_wrap_by_ticket)
 
 
 @functools.cache
-def _wrapped_class(own):
+def _wrapped_class(own: Any) -> Any:
     name = own.__name__
     wrapped = type(name, (LotteryModel, own), {"unwrapped_class": own})
     wrapped.__module__ = __name__

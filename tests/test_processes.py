@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from keras_lottery import processes
-from keras_lottery.processes import Processes
+from keras_lottery.processes import Processes, Serial
 
 
 def die_once(path):
@@ -89,3 +89,9 @@ def test_without_affinity_every_core_counts(monkeypatch):
 
 def test_shares_overlap_where_cores_are_too_few():
     assert all(len(share) == 1 for share in processes.shares(1000))
+
+
+def test_serial_runs_at_once():
+    ran = []
+    Serial().submit(ran.append, 1)
+    assert ran == [1]

@@ -33,6 +33,11 @@ def a_search(model: keras.Model, x: NDArray, y: NDArray) -> None:
     pruner.find(x, y, rounds=3)
     ticket = pruner.ticket()
     ticket.save("model.ticket")
+    assert_type(pruner.density, float)
+    assert_type(pruner.find(x, y, rounds=3), Levels)
+    assert_type(ticket.density, float)
+    pruner.ticket("last")  # type: ignore[arg-type]
+    keras_lottery.LotteryTicketPruner(model, rate="fast")  # type: ignore[arg-type]
     keras_lottery.Ticket.load("model.ticket").apply(model)
     keras_lottery.unwrap(model)
 

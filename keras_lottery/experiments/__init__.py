@@ -5,11 +5,11 @@ import dataclasses
 from keras_lottery.datasets import Arrays
 from keras_lottery.experiments import arms_at_initialisation, arms_tfmot
 from keras_lottery.experiments.arms import arm
-from keras_lottery.experiments.executors import Cluster
 from keras_lottery.experiments.experiment import Experiment
 from keras_lottery.experiments.progress import Progress
 from keras_lottery.experiments.results import Result, Results
 from keras_lottery.experiments.run import Run, RunModel
+from keras_lottery.processes import Cluster
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Experiment))
 

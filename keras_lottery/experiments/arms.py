@@ -13,7 +13,7 @@ import numpy as np
 from keras_lottery import masks as masks_lib
 from keras_lottery.tickets import Ticket
 
-ARMS = {}
+ARMS: dict[str, "Arm"] = {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,8 @@ import dataclasses
 import os
 
 from keras_lottery.experiments import runner
-from keras_lottery.experiments.executors import Cluster
 from keras_lottery.experiments.protocol import Protocol
+from keras_lottery.processes import Cluster
 
 
 @dataclasses.dataclass(frozen=True)

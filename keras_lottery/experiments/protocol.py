@@ -18,8 +18,8 @@ from keras_lottery.checks import (
 from keras_lottery.experiments import arms as arms_lib
 from keras_lottery.experiments import model_builder
 from keras_lottery.keras_internals import names_from_the_first
-from keras_lottery.learning_rates import WarmupAndDrops
 from keras_lottery.levels import EARLY_STOP_METRICS
+from keras_lottery.recipes import WarmupAndDrops
 from keras_lottery.training import BACKENDS
 from keras_lottery.wrapping import wrap
 

@@ -8,14 +8,13 @@ import time
 from keras_lottery.checks import check_integer
 from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.bench import choose_backend, train_place
-from keras_lottery.experiments.executors import Serial
 from keras_lottery.experiments.plan import Queue, plan
 from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.results import Result, Results
 from keras_lottery.experiments.run import Run
 from keras_lottery.experiments.store import Store
 from keras_lottery.experiments.tensorboard import Board
-from keras_lottery.processes import Processes
+from keras_lottery.processes import Processes, Serial
 
 
 def run(

@@ -255,5 +255,5 @@ def _preserved(model, steps):
 
 def _listed(names, most=3):
     more = [f"{len(names) - most} more"] if len(names) > most else []
-    *first, last = [*names[:most], *more]
-    return f"{', '.join(first)} and {last}" if first else last
+    shown = [*names[:most], *more]
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))

@@ -16,10 +16,9 @@ from absl import logging
 from keras_lottery import keras_internals
 from keras_lottery.checks import check_integer, check_positive, check_rate
 from keras_lottery.experiments import FIELDS, Experiment, Progress
-from keras_lottery.experiments.executors import Serial
 from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.run import Run
-from keras_lottery.processes import Processes
+from keras_lottery.processes import Processes, Serial
 from keras_lottery.tuner import examples
 from keras_lottery.tuner.hypermodel import (
     LotteryHyperModel,
