@@ -281,7 +281,8 @@ def _end_with(parent: int) -> None:
     # A coordinator that was killed cannot stop its workers.
     try:
         process = psutil.Process(parent)
-        while process.is_running():
+        # One that was killed is a zombie until its own parent asks for it.
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(1)
     except psutil.Error:
         pass

@@ -15,61 +15,37 @@ import os
 import common
 from absl import flags
 
-FLAGS = flags.FLAGS
+common.start()
 
-common.define_training_flags()
+from keras_lottery.experiments import Experiment  # noqa: E402
+from keras_lottery.tuner import (  # noqa: E402
+    EXPERIMENT_ARGUMENTS,
+    LotteryTuner,
+)
+
+_TUNER = (
+    *("objective", "margin", "density", "oracle", "max_trials", "knobs"),
+    *("rounds", "iterations", "seed", "workers"),
+)
+
+common.define_flags(LotteryTuner, _TUNER, max_trials=8)
+common.define_flags(Experiment, ("model", *EXPERIMENT_ARGUMENTS))
 flags.adopt_module_key_flags(common)  # For --help to show them.
-flags.DEFINE_string(
-    "oracle", "random", "What to try next: random, bayesian, hyperband, grid."
-)
-flags.DEFINE_string(
-    "objective",
-    "density",
-    "density: the smallest one with an accuracy within --margin of dense; "
-    "accuracy: that at --density; area: under accuracy over log density.",
-)
-flags.DEFINE_float("margin", 0.005, "See --objective; a fraction.")
-flags.DEFINE_float(
-    "density", 0.2, "Where the objectives accuracy and area look; a fraction."
-)
-flags.DEFINE_list(
-    "knobs",
-    ["rate", "output_rate", "criterion"],
-    "What is tuned: rate, output_rate, scope, rewind_to, learning_rate, "
-    "warmup, criterion, rates.KEY (of a layer, a class or an expression).",
-)
-flags.DEFINE_integer(
-    "max_trials",
-    None,
-    "Searches at most. Default: 10 with random and bayesian, else no limit.",
-)
-flags.DEFINE_integer("rounds", 8, "Of each search, or of the longest.")
-flags.DEFINE_integer("iterations", 1000, "Budget of each training.")
-flags.DEFINE_integer("seed", 0, "Of the oracle and of every search.")
-flags.DEFINE_integer("workers", 1, "Searches at a time, a process each.")
 flags.DEFINE_string(
     "run_dir", None, "Where everything goes. Default: runs/tune_DATASET_MODEL."
 )
 
-# Those that `LotteryTuner` takes by the same name.
-ARGUMENTS = (
-    *("dataset", "data_dir", "batch_size", "optimizer", "backend"),
-    *("oracle", "objective", "margin", "density", "knobs", "max_trials"),
-    *("rounds", "iterations", "seed", "workers"),
-)
-
 
 def main():
-    # Late, so that --help and a wrong flag answer at once.
-    from keras_lottery.tuner import LotteryTuner
-
-    run_dir = FLAGS.run_dir or f"runs/tune_{FLAGS.dataset}_{FLAGS.model}"
-    directory, project_name = os.path.split(run_dir.rstrip("/"))
+    values = flags.FLAGS
+    run_dir = values.run_dir or f"runs/tune_{values.dataset}_{values.model}"
+    directory, project_name = os.path.split(os.path.normpath(run_dir))
     tuner = LotteryTuner(
-        FLAGS.model,
+        values.model,
         directory=directory,
         project_name=project_name,
-        **{name: FLAGS[name].value for name in ARGUMENTS},
+        **common.values(LotteryTuner, _TUNER),
+        **common.values(Experiment, EXPERIMENT_ARGUMENTS),
     )
     tuner.search()
     print(tuner.table())

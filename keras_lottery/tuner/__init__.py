@@ -1,8 +1,8 @@
 """KerasTuner over whole lottery searches.
 
-Not imported by `keras_lottery` itself: KerasTuner is wanted only here.
+`keras_lottery` itself does not import it: only here KerasTuner is needed.
 """
 
-from keras_lottery.tuner.tuner import LotteryTuner
+from keras_lottery.tuner.tuner import EXPERIMENT_ARGUMENTS, LotteryTuner
 
-__all__ = ["LotteryTuner"]
+__all__ = ["EXPERIMENT_ARGUMENTS", "LotteryTuner"]

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 
 import keras
 import keras_tuner
@@ -31,6 +32,8 @@ from keras_lottery.tuner.objectives import level_metrics, make_oracle
 
 # Arguments of `Experiment` that are the tuner's own, or always the same.
 _FIXED = ("model", "rounds", "iterations", "seed", "trials", "arms")
+# The others, which a tuner takes.
+EXPERIMENT_ARGUMENTS = tuple(name for name in FIELDS if name not in _FIXED)
 _SETTINGS = "tuner.json"
 
 
@@ -134,20 +137,20 @@ class LotteryTuner(keras_tuner.Tuner):
 
     def __init__(
         self,
-        hypermodel,
-        objective="density",
-        max_trials=None,
-        oracle="random",
-        knobs=("rate", "output_rate", "criterion"),
-        rounds=8,
-        iterations=1000,
-        margin=0.005,
-        density=0.2,
-        seed=0,
-        workers=1,
-        directory=None,
-        project_name=None,
-        overwrite=False,
+        hypermodel: object,
+        objective: str = "density",
+        max_trials: int | None = None,
+        oracle: object = "random",
+        knobs: tuple | dict | Callable = ("rate", "output_rate", "criterion"),
+        rounds: int = 8,
+        iterations: int = 1000,
+        margin: float = 0.005,
+        density: float = 0.2,
+        seed: int = 0,
+        workers: int = 1,
+        directory: str | os.PathLike | None = None,
+        project_name: str | None = None,
+        overwrite: bool = False,
         **arguments,
     ):
         _check(arguments, margin, density)
@@ -541,7 +544,7 @@ def _distributed_role():
 
 def _check(arguments, margin, density):
     for name, value in arguments.items():
-        if name not in FIELDS or name in _FIXED:
+        if name not in EXPERIMENT_ARGUMENTS:
             raise ValueError(
                 f"`{name}` must be an argument of `LotteryTuner` or, but for "
                 f"{list(_FIXED)}, of `Experiment`. Received: {name}={value!r}"
