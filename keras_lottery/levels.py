@@ -2,13 +2,17 @@
 
 import dataclasses
 import itertools
+import math
 import os
 import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keras_lottery import masks as masks_lib
+
+EARLY_STOP_METRICS = ("val_loss", "val_accuracy")
 
 
 class Weights:
@@ -165,10 +169,39 @@ class Levels(list[Level]):
                 level._weights.spill(self._directory.name)
 
 
+def early_stop(values: Sequence[float], metric: str = "val_loss") -> int:
+    """Where early stopping would have stopped.
+
+    Args:
+        values: list of floats, the values of the metric, one for each
+            evaluation.
+        metric: str, `"val_loss"`, of which the minimum is the best, or
+            `"val_accuracy"`, of which the maximum is.
+
+    Returns:
+        int, the index of the best value: the first of equals, and NaN only if
+        all values are.
+
+    Example:
+
+    ```python
+    assert early_stop([0.5, 0.2, 0.3]) == 1
+    assert early_stop([0.5, 0.2, 0.3], "val_accuracy") == 0
+    ```
+
+    Source: Frankle & Carbin (arXiv 1803.03635, section 2).
+    """
+    sign = -1 if metric == "val_accuracy" else 1
+    return min(
+        range(len(values)),
+        key=lambda i: (math.isnan(values[i]), sign * values[i]),
+    )
+
+
 def _early_stop_iteration(
     history: dict[str, list[float]], steps: int | None
 ) -> int | None:
     losses = history.get("val_loss")
     if not losses or not steps or np.isnan(losses).all():
         return None
-    return (int(np.nanargmin(losses)) + 1) * steps
+    return (early_stop(losses) + 1) * steps

@@ -1,14 +1,15 @@
-"""Finds the output layers of any model by tracing what it computes.
+"""What a model computes, found by tracing one forward pass.
 
-The graph of one forward pass is walked backwards from the outputs until it
-meets a kernel. Activations, reshapes, normalisation and several heads are
-passed through without knowing them, and it makes no difference whether the
+To find the output layers, the graph is walked backwards from the outputs
+until it meets a kernel. Activations, reshapes, normalisation and several heads
+are passed through without knowing them, and it makes no difference whether the
 model is Sequential, functional, nested or subclassed with its own `call`.
 """
 
 import keras
 import tensorflow as tf
 
+from keras_lottery import keras_internals
 from keras_lottery.replicas import copies
 
 # What they tell of data is no data: a layer's output shape may be computed
@@ -36,8 +37,18 @@ def output_variables(model, variables, data=None):
     Raises:
         TracingError: If the model cannot be traced.
     """
-    with tf.init_scope():
-        graph, inputs, outputs = _trace(model, _input_spec(model, data))
+    spec = _input_spec(model, data)
+    try:
+        graph = _forward_graph(model, spec)
+    except Exception as error:
+        raise TracingError(
+            "The output layers could not be found, because the model could "
+            f"not be traced ({type(error).__name__}: {error}). Give "
+            "`output_rate` the value of `rate` to prune all layers alike, "
+            "with rates={...} for those that differ."
+        ) from error
+    captured = {inner.name for _, inner in graph.captures}
+    inputs = [t for t in graph.inputs if t.name not in captured]
     handles = {id(c.handle): id(v) for v in variables for c in copies(v)}
     kernels = {
         inner.name: {handles[id(outer)]}
@@ -45,7 +56,7 @@ def output_variables(model, variables, data=None):
         if id(outer) in handles
     }
     met = _kernels_met_by_data(graph, inputs, kernels)
-    found, seen, stack = set(), set(), [t.op for t in outputs]
+    found, seen, stack = set(), set(), [t.op for t in graph.outputs]
     while stack:
         operation = stack.pop()
         if operation.name in seen or operation.name not in met:
@@ -83,25 +94,41 @@ def _kernels_met_by_data(graph, inputs, kernels):
     return met
 
 
-def _trace(model, spec):
-    arguments = {"training": False} if model._call_has_training_arg else {}
+def operations(model, inputs):
+    """The kinds of operation that a forward pass in training consists of.
+
+    Args:
+        model: a built `keras.Model`.
+        inputs: batch of inputs, or `tf.TensorSpec`s of one.
+
+    Returns:
+        A set of str, the types of TensorFlow operations, including those in
+        the bodies of loops, branches and functions.
+
+    Example:
+
+    ```python
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    assert "MatMul" in operations(model, np.zeros((1, 4), "float32"))
+    ```
+    """
+    spec = keras.tree.map_structure(
+        lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), inputs
+    )
+    graph = _forward_graph(model, spec, training=True).as_graph_def()
+    bodies = [function.node_def for function in graph.library.function]
+    return {node.op for nodes in (graph.node, *bodies) for node in nodes}
+
+
+def _forward_graph(model, spec, training=False):
+    arguments = keras_internals.training_argument(model, training)
 
     def forward(inputs):
         return model(inputs, **arguments)
 
-    try:
+    with tf.init_scope():
         function = tf.function(forward, autograph=False)
-        concrete = function.get_concrete_function(spec)
-    except Exception as error:
-        raise TracingError(
-            "The output layers could not be found, because the model could "
-            f"not be traced ({type(error).__name__}: {error}). Give "
-            "`output_rate` the value of `rate` to prune all layers alike, "
-            "with rates={...} for those that differ."
-        ) from error
-    captured = {inner.name for _, inner in concrete.graph.captures}
-    inputs = [t for t in concrete.graph.inputs if t.name not in captured]
-    return concrete.graph, inputs, concrete.graph.outputs
+        return function.get_concrete_function(spec).graph
 
 
 def _input_spec(model, data):
@@ -111,14 +138,14 @@ def _input_spec(model, data):
         )
     if getattr(model, "inputs", None):
         # A functional model may take a dict; its `inputs` are always flat.
-        inputs = getattr(model, "_inputs_struct", model.inputs)
+        inputs = keras_internals.input_structure(model)
         if isinstance(model, keras.Sequential):
             (inputs,) = model.inputs
         return keras.tree.map_structure(
             lambda x: tf.TensorSpec(x.shape, x.dtype), inputs
         )
     # A subclassed model remembers the shapes it was built with.
-    shapes = getattr(model, "_build_shapes_dict", None)
+    shapes = keras_internals.shapes_built_with(model)
     if not shapes or len(shapes) != 1:
         raise TracingError(
             "The output layers could not be found: the model does not know "

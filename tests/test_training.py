@@ -259,21 +259,22 @@ def test_early_stop_weights_are_those_of_the_minimum(backend):
         np.testing.assert_array_equal(a, b)
 
 
-def test_early_stop_at_the_maximum_accuracy_if_that_is_monitored():
+def test_early_stop_at_the_maximum_accuracy_if_that_is_the_metric():
     model = dense(keras.optimizers.SGD(1.5, momentum=0.9))
-    run = loop_on(model, monitor="val_accuracy").train(60, seed=0)
+    loop = loop_on(model, early_stop_metric="val_accuracy")
+    run = loop.train(60, seed=0)
     best = int(np.argmax(run.val_accuracy))
     assert run.early_stop_iteration == run.iterations[best]
     assert best != int(np.argmin(run.val_loss))
 
 
-def test_monitoring_an_accuracy_that_is_not_measured_is_refused():
+def test_an_accuracy_that_is_not_measured_is_refused_as_the_metric():
     model = keras.Sequential([keras.Input((6,)), *dense_layers()])
     model.compile(
         "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
     with pytest.raises(ValueError, match="needs a model compiled with"):
-        loop_on(model, monitor="val_accuracy").train(5, seed=0)
+        loop_on(model, early_stop_metric="val_accuracy").train(5, seed=0)
 
 
 def test_visits_are_made_after_exactly_so_many_steps():
@@ -364,7 +365,7 @@ def test_float64_and_nested_inputs():
     model = compiled(keras.Model({"a": a, "b": b}, logits))
     x, y = data()
     pair = ({"a": x.astype("float64"), "b": x}, y)
-    loop = Loop(model, pair, pair, BATCH, backend="graph")
+    loop = Loop(model, pair, pair, batch_size=BATCH, backend="graph")
     run = loop.train(200, seed=0)
     assert run.val_loss[-1] < run.val_loss[0]
 
@@ -407,7 +408,7 @@ def test_unsupported_names_the_reason():
         ({"batch_size": 0}, "batch_size=0"),
         ({"eval_every": 0}, "eval_every=0"),
         ({"backend": "fast"}, "backend='fast'"),
-        ({"monitor": "loss"}, "monitor='loss'"),
+        ({"early_stop_metric": "loss"}, "early_stop_metric='loss'"),
         ({"train": data()[0]}, "`train` must be a pair"),
         ({"validation": (data()[0], data()[1][:5])}, "lengths"),
         (

@@ -49,7 +49,7 @@ def test_as_fit(case):
     )
     x, y = images(model.input_shape[1:], 20, 0)
     held_out = images(model.input_shape[1:], 8, 1)
-    loop = Loop(model, (x, y), held_out, BATCH, STEPS, backend=backend)
+    loop = Loop(model, (x, y), held_out, None, BATCH, STEPS, backend=backend)
     loop.evaluate(held_out)
     variables = (*model.variables, *model.optimizer.variables)
     start = [v.numpy() for v in variables]

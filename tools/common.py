@@ -91,8 +91,9 @@ def define_flags(source, names=None, **defaults):
     told = _arguments_told(source)
     for name in names or parameters:
         default = defaults.get(name, parameters[name].default)
-        define = _flag_of(parameters[name])
-        define(name, default, told[name])
+        if isinstance(default, tuple):
+            default = list(default)
+        _flag_of(parameters[name])(name, default, told[name])
 
 
 def values(source, names=None):

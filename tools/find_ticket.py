@@ -11,6 +11,7 @@ command on the same directory goes on where it was stopped.
 """
 
 import common
+from absl import flags
 
 common.start()
 
@@ -21,6 +22,7 @@ _RUN = ("run_dir", "workers", "scheduler", "tensorboard_dir")
 
 common.define_flags(Experiment)
 common.define_flags(Experiment.run, _RUN)
+flags.adopt_module_key_flags(common)
 
 
 def main():

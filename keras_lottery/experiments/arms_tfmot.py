@@ -16,7 +16,7 @@ from keras_lottery.tf_keras import (
     describe_model,
     missing_packages,
 )
-from keras_lottery.training import Recorder
+from keras_lottery.training import KeptWeights, Recorder
 from keras_lottery.training.order import batch_indices
 
 _MODELS = ("lenet_300_100", "conv_2", "conv_4", "conv_6")
@@ -104,17 +104,16 @@ def _train_in_tf_keras(experiment, seeds, densities):
         metrics=["accuracy"],
     )
     first = end + 1 if min(densities.values()) < 1 else 1
-    recorder = Recorder(experiment.early_stop_metric, first)
+    kept = KeptWeights([w for layer in layers for w in layer.weights])
+    recorder = Recorder(experiment.early_stop_metric, kept, first)
     step = tfmot.sparsity.keras.UpdatePruningStep()
-
-    def weights():
-        return [w for layer in layers for w in layer.get_weights()]
 
     for stop, batches in _stretches(experiment, data.train, seeds["order"]):
         history = model.fit(batches, callbacks=[step], verbose=0).history
         measured = model.evaluate(*data.validation, batch_size=500, verbose=0)
-        recorder.add(stop, *measured, history["loss"][0], weights)
-    return recorder.training(), weights()
+        recorder.add(stop, *measured, history["loss"][0])
+    weights = [w for layer in layers for w in layer.get_weights()]
+    return recorder.training(), weights
 
 
 def _schedule(iterations):

@@ -19,6 +19,7 @@ from keras_lottery.experiments import arms as arms_lib
 from keras_lottery.experiments import model_builder
 from keras_lottery.keras_internals import names_from_the_first
 from keras_lottery.learning_rates import WarmupAndDrops
+from keras_lottery.levels import EARLY_STOP_METRICS
 from keras_lottery.training import BACKENDS
 from keras_lottery.wrapping import wrap
 
@@ -75,8 +76,9 @@ class Protocol:
             check_rate(name, getattr(self, name))
         check_choice("scope", self.scope, ("layerwise", "global"))
         check_choice("criterion", self.criterion, criteria.NAMES)
-        metrics = ("val_loss", "val_accuracy")
-        check_choice("early_stop_metric", self.early_stop_metric, metrics)
+        check_choice(
+            "early_stop_metric", self.early_stop_metric, EARLY_STOP_METRICS
+        )
         check_choice("backend", self.backend, BACKENDS)
         check_choice("precision", self.precision, model_builder.PRECISIONS)
         if self.learning_rate is not None:

@@ -1,13 +1,14 @@
 """The compiled training loop: many short trainings of one network."""
 
-from keras_lottery.training.calibration import BACKENDS
+from keras_lottery.training.backends import BACKENDS
+from keras_lottery.training.fit import unsupported
 from keras_lottery.training.loop import Loop
 from keras_lottery.training.order import batch_indices
-from keras_lottery.training.recording import Recorder, Training
-from keras_lottery.training.support import unsupported
+from keras_lottery.training.recording import KeptWeights, Recorder, Training
 
 __all__ = [
     "BACKENDS",
+    "KeptWeights",
     "Loop",
     "Recorder",
     "Training",

@@ -4,10 +4,57 @@ import contextlib
 import time
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-# How often a training tells how far it is, in seconds.
-_TOLD_EVERY = 0.5
+from keras_lottery.training.compiled import loss_and_accuracy
+
+# The seconds between two reports of progress.
+_PROGRESS_EVERY = 0.5
+_STOCK_METHODS = ("train_step", "test_step", "make_train_function")
+
+
+def unsupported(model, x=None, y=None, callbacks=None, class_weight=None):
+    """Says why a training must be left to `fit`, if it must.
+
+    Args:
+        model: The model.
+        x: The training inputs, if known.
+        y: The training targets, if known.
+        callbacks: The callbacks `fit` would get. The compiled loop calls
+            none.
+        class_weight: The class weights `fit` would get.
+
+    Returns:
+        One reason as a string, or `None` if the compiled loop trains the
+        model as `fit` would.
+
+    Example:
+
+    ```python
+    reason = unsupported(model)
+    if reason:
+        print(f"Training with fit: {reason}")
+    ```
+    """
+    if not getattr(model, "compiled", False):
+        return "the model is not compiled"
+    for method in _STOCK_METHODS:
+        owner = _defined_by(model, method)
+        if owner is not None:
+            return f"{owner} has a `{method}` of its own"
+    if model.run_eagerly:
+        return "the model was compiled with `run_eagerly=True`"
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        return "the model is distributed over several replicas"
+    if class_weight is not None:
+        return "`class_weight` is given"
+    if callbacks:
+        return "callbacks are given"
+    for name, value in (("x", x), ("y", y)):
+        if value is not None and not _is_arrays(value):
+            return f"`{name}` is a {type(value).__name__}, not arrays"
+    return None
 
 
 def train(model, data, batches, start, eval_every, evaluated, visits, progress):
@@ -37,9 +84,11 @@ def train(model, data, batches, start, eval_every, evaluated, visits, progress):
         lambda i: keras.tree.map_structure(lambda t: tf.gather(t, i), data)
     )
     stop = start + len(batches)
-    between = _Between(start, stop, eval_every, evaluated, visits, progress)
+    callback = _StepCallback(
+        start, stop, eval_every, evaluated, visits, progress
+    )
     with _paused(model):
-        model.fit(dataset, callbacks=[between], shuffle=False, verbose=0)
+        model.fit(dataset, callbacks=[callback], shuffle=False, verbose=0)
 
 
 def evaluate(model, blocks):
@@ -51,14 +100,14 @@ def evaluate(model, blocks):
             `(batches, batch_size, ...)` each.
 
     Returns:
-        dict of metric name to float, over all blocks.
+        Pair of floats, the loss and the accuracy over all blocks.
     """
     batches, *others = map(tf.data.Dataset.from_tensor_slices, blocks)
     for other in others:
         batches = batches.concatenate(other)
     results = model.evaluate(batches, verbose=0, return_dict=True)
     model.reset_metrics()
-    return results
+    return loss_and_accuracy(results)
 
 
 def _paused(model):
@@ -67,15 +116,15 @@ def _paused(model):
     return lottery.paused() if lottery else contextlib.nullcontext()
 
 
-class _Between(keras.callbacks.Callback):
-    """What is done between the steps of a training."""
+class _StepCallback(keras.callbacks.Callback):
+    """Visits, evaluations and progress between the steps of a training."""
 
     def __init__(self, start, stop, eval_every, evaluated, visits, progress):
         super().__init__()
         self.start, self.stop = start, stop
         self.eval_every, self.evaluated = eval_every, evaluated
         self.visits, self.progress = visits, progress
-        self.told = time.monotonic()
+        self.reported = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
         iteration = self.start + batch + 1
@@ -83,6 +132,24 @@ class _Between(keras.callbacks.Callback):
             self.visits[iteration]()
         if iteration % self.eval_every == 0 or iteration == self.stop:
             self.model.stop_training = self.evaluated(iteration, logs["loss"])
-        if self.progress and time.monotonic() - self.told > _TOLD_EVERY:
-            self.told = time.monotonic()
+        if self.progress and time.monotonic() - self.reported > _PROGRESS_EVERY:
+            self.reported = time.monotonic()
             self.progress(iteration)
+
+
+def _defined_by(model, method):
+    """Name of the class that overrides a method of Keras, or `None`."""
+    for cls in type(model).__mro__:
+        if method in vars(cls) and not cls.__module__.startswith(
+            "keras_lottery."
+        ):
+            stock = cls.__module__.split(".")[0] == "keras"
+            return None if stock else cls.__name__
+    return None
+
+
+def _is_arrays(value):
+    return all(
+        isinstance(leaf, (np.ndarray, tf.Tensor))
+        for leaf in keras.tree.flatten(value)
+    )

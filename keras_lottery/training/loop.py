@@ -7,14 +7,21 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_lottery.training import calibration, fit
-from keras_lottery.training.calibration import BACKENDS
-from keras_lottery.training.compiled import COMPILED, CompiledSteps, into_blocks
+from keras_lottery import keras_internals
+from keras_lottery.checks import check_choice, check_integer
+from keras_lottery.levels import EARLY_STOP_METRICS
+from keras_lottery.training import backends, fit
+from keras_lottery.training.compiled import (
+    COMPILED,
+    CompiledSteps,
+    into_blocks,
+    is_accuracy,
+)
 from keras_lottery.training.order import batch_indices
-from keras_lottery.training.recording import MONITORS, Recorder
-from keras_lottery.training.support import unsupported
+from keras_lottery.training.recording import KeptWeights, Recorder
 
-# One compiled call cannot be interrupted; so long it may be, in seconds.
+# A compiled call cannot be interrupted; it lasts about this long at most, in
+# seconds.
 _LONGEST_CALL = 2.0
 _EVALUATION_BATCH = 500
 
@@ -23,22 +30,21 @@ class Loop:
     """Trains a compiled Keras model on arrays, without Python in the steps.
 
     A lottery experiment is hundreds of short trainings of one network. `Loop`
-    holds the data on the device, precomputes its order from the seed, and
-    runs all steps between two evaluations as one compiled function. The steps
-    are the model's own `train_step`; the weights it reaches are those of
-    `fit` on the same batches. Levels, arms and trials differ in the values of
-    variables only, so assign those and call `train` again: nothing is
+    holds the data on the device, computes the order of the examples from the
+    seed, and runs all steps between two evaluations as one compiled function.
+    The steps are the model's own `train_step`; the weights it reaches are those
+    of `fit` on the same batches. Levels, arms and trials differ in the values
+    of variables only: assign those and call `train` again, and nothing is
     compiled anew.
 
-    Whether XLA makes a network faster or a hundred times slower is not
-    foreseeable; with `backend="auto"` a few steps of each are measured, once
-    per architecture. Two backends give the same numbers to float tolerance,
-    not the same bits, and draw other random numbers for dropout (as `fit`
-    does with and without `jit_compile`): to repeat a training bit for bit,
-    pass the `backend` of the first one. A model that cannot be trained
-    faithfully this way, such as one with a `train_step` of its own (see
-    `unsupported`), is trained by Keras' `fit` on the same batches, which
-    is logged with the reason.
+    With `backend="auto"` a rule decides whether XLA compiles the steps, by the
+    operations that the network holds: the same network always gets the same
+    backend. With `backend="measure"` the backends are timed. Two backends give
+    the same numbers to float tolerance, not the same bits, and draw other
+    random numbers for dropout (as `fit` does with and without `jit_compile`).
+    A model that cannot be trained faithfully this way, such as one with a
+    `train_step` of its own (see `unsupported`), is trained by Keras' `fit` on
+    the same batches, which is logged with the reason.
 
     The protocol is that of Frankle & Carbin (arXiv 1803.03635, section 2 and
     appendix G): evaluate every 100 iterations, train the full budget, find
@@ -50,16 +56,21 @@ class Loop:
             the examples on the first axis. Floats are cast to
             `keras.config.floatx()`, as `fit` does.
         validation: Pair `(x, y)`, likewise.
+        test: Pair `(x, y)`, likewise, for `evaluate("test")`. Defaults to
+            `None`.
         batch_size: Integer, examples per step. Defaults to 60.
         eval_every: Integer, iterations between two evaluations. Defaults to
             100.
-        monitor: `"val_loss"`, of which the minimum, or `"val_accuracy"`, of
-            which the maximum is the early-stop iteration. Defaults to
-            `"val_loss"`, as in the paper.
-        backend: `"auto"`, `"graph"`, `"xla"`, `"xla_update"` or `"fit"`.
-            Defaults to `"auto"`: choose by measurement.
-        timings: Path of a JSON file that remembers what `"auto"` measured
-            from one process to the next. Defaults to `None`: forget it.
+        early_stop_metric: `"val_loss"`, of which the minimum, or
+            `"val_accuracy"`, of which the maximum is the early-stop
+            iteration. Defaults to `"val_loss"`, as in the paper.
+        backend: `"auto"`: what the rule names; `"measure"`: what is measured
+            to be fastest; or one of `"graph"`, `"xla"`, `"xla_update"` and
+            `"fit"`. Defaults to `"auto"`.
+
+    Attributes:
+        backend: The argument; from the first training or evaluation on, the
+            backend that was chosen.
 
     Raises:
         ValueError: If an argument is out of range, or names a compiled
@@ -88,65 +99,57 @@ class Loop:
         model,
         train,
         validation,
+        test=None,
         batch_size=60,
         eval_every=100,
-        monitor="val_loss",
+        early_stop_metric="val_loss",
         backend="auto",
-        timings=None,
     ):
-        if backend not in ("auto", *BACKENDS):
-            raise ValueError(
-                f"`backend` must be one of {('auto', *BACKENDS)}. "
-                f"Received: backend={backend!r}"
-            )
-        if monitor not in MONITORS:
-            raise ValueError(
-                f"`monitor` must be one of {MONITORS}. "
-                f"Received: monitor={monitor!r}"
-            )
-        size = _check_data("train", train)
-        if not 1 <= batch_size <= size:
-            raise ValueError(
-                "`batch_size` must be between 1 and the number of training "
-                f"examples, {size}. Received: batch_size={batch_size}"
-            )
-        if eval_every < 1:
-            raise ValueError(
-                "`eval_every` must be at least 1. "
-                f"Received: eval_every={eval_every}"
-            )
-        self._must_fit = unsupported(model, *train)
+        check_choice("backend", backend, backends.BACKENDS)
+        check_choice("early_stop_metric", early_stop_metric, EARLY_STOP_METRICS)
+        self.model = model
+        self.batch_size = check_integer("batch_size", batch_size, 1)
+        self.eval_every = check_integer("eval_every", eval_every, 1)
+        self.early_stop_metric = early_stop_metric
+        self.backend = backend
+        self.set_data(train, validation, test)
+        self._must_fit = fit.unsupported(model, *train)
         if self._must_fit and backend in COMPILED:
             raise ValueError(
                 f'`backend` must be "fit", since {self._must_fit}. '
                 f"Received: backend={backend!r}"
             )
-        self.model = model
-        self.batch_size = batch_size
-        self.eval_every = eval_every
-        self.timings = timings
-        self.backend = backend
-        self.monitor = monitor
-        self.set_data(train, validation)
+        self._choice = None
         self._call_length = 1
-        self._compiled = {}
-        self._compiled_for = None
+        self._compiled, self._compiled_for = {}, None
 
-    def set_data(self, train, validation):
-        """Trains on other data from now on.
+    def set_data(self, train, validation, test=None):
+        """Trains and evaluates on other data from now on.
 
-        Nothing is compiled anew if the arrays have the shapes of the old.
+        The data are put on the device and cut into the batches of
+        evaluations here, once. Nothing is compiled anew if the arrays have the
+        shapes of the ones before.
 
         Args:
             train: Pair `(x, y)`, as in the constructor.
             validation: Pair `(x, y)`, likewise.
+            test: Pair `(x, y)`, likewise. Defaults to `None`.
         """
-        self._size = _check_data("train", train)
-        _check_data("validation", validation)
-        self._train_data = _on_device(train)
-        self._validation = into_blocks(
-            _on_device(validation), _EVALUATION_BATCH
-        )
+        sets = {"train": train, "validation": validation, "test": test}
+        if test is None:
+            del sets["test"]
+        sizes = {name: _check_data(name, data) for name, data in sets.items()}
+        if self.batch_size > sizes["train"]:
+            raise ValueError(
+                "`batch_size` must be at most the number of training examples, "
+                f"{sizes['train']}. Received: batch_size={self.batch_size}"
+            )
+        sets = {name: _on_device(data) for name, data in sets.items()}
+        self._size, self._train_data = sizes["train"], sets["train"]
+        self._blocks = {
+            name: into_blocks(data, _EVALUATION_BATCH)
+            for name, data in sets.items()
+        }
 
     @property
     def traces(self):
@@ -178,24 +181,22 @@ class Loop:
                 "`start` must be at least 0 and less than `iterations`. "
                 f"Received: start={start}, iterations={iterations}"
             )
-        self.choose_backend(iterations - start)
-        self._check_monitor()
+        self.choose_backend()
+        self._check_metric()
         self.model.reset_metrics()
-        recorder, visits = Recorder(self.monitor), visits or {}
+        recorder = Recorder(self.early_stop_metric, self._kept)
+        visits = visits or {}
 
         def evaluated(iteration, train_loss):
-            measured = self._evaluate(self._validation)
-            recorder.add(
-                iteration, *measured, train_loss, self.model.get_weights
-            )
+            measured = self._evaluate(self._blocks["validation"])
+            recorder.add(iteration, *measured, train_loss)
             return recorder.diverged is not None
 
         if self.backend == "fit":
-            batches = self._batches(seed, start, iterations)
             fit.train(
                 self.model,
                 self._train_data,
-                batches,
+                self._batches(seed, start, iterations),
                 start,
                 self.eval_every,
                 evaluated,
@@ -210,7 +211,8 @@ class Loop:
         """Loss and accuracy of the model, as Keras' `evaluate` gives them.
 
         Args:
-            data: Pair `(x, y)` of arrays or tensors.
+            data: `"train"`, `"validation"` or `"test"`, or a pair `(x, y)` of
+                arrays or tensors.
             weights: List of arrays as `model.get_weights()` returns, to be
                 evaluated instead of the model's own, which it still has
                 afterwards. Defaults to `None`.
@@ -219,9 +221,8 @@ class Loop:
             Pair of floats `(loss, accuracy)`; the accuracy is NaN if the
             model was compiled without an accuracy metric.
         """
-        _check_data("data", data)
+        blocks = self._blocks_of(data)
         self.choose_backend()
-        blocks = into_blocks(_on_device(data), _EVALUATION_BATCH)
         if weights is None:
             return self._evaluate(blocks)
         own = self.model.get_weights()
@@ -231,41 +232,57 @@ class Loop:
         finally:
             self.model.set_weights(own)
 
-    def choose_backend(self, steps=0):
-        """Settles `self.backend`, by measurement if it is `"auto"`.
+    def choose_backend(self):
+        """Chooses the backend, if that has not been done.
 
         No bit of the model, its optimizer or its seed generators is changed.
 
-        Args:
-            steps: Integer, the length of the training to come, of which the
-                measurement may cost a few percent if that is more than ten
-                seconds. Defaults to 0.
-
         Returns:
-            The backend's name, from now on also `self.backend`.
+            Pair of str: the backend's name, which is also `self.backend` from
+            now on, and one sentence that says why.
         """
-        self._build()
-        if self.backend == "auto":
-            self.backend, why = calibration.choose(
-                self.model,
-                self._steps_on,
-                self._train_data,
-                shape=(self.eval_every, self.batch_size),
-                steps=steps,
-                timings=self.timings,
-                must_fit=self._must_fit,
-            )
+        self._prepare()
+        if self._choice is None:
+            self._choice = self._choose()
+            self.backend, why = self._choice
             level = logging.WARNING if self._must_fit else logging.INFO
             logging.log(level, "Training by %s: %s.", self.backend, why)
-        return self.backend
+        return self._choice
 
-    def _check_monitor(self):
-        names = list(self.model.get_metrics_result())
-        if self.monitor == "val_accuracy" and not any(map(_is_accuracy, names)):
-            raise ValueError(
-                '`monitor="val_accuracy"` needs a model compiled with an '
-                f"accuracy metric. Received: a model with metrics {names}"
+    def _choose(self):
+        data, shape = self._train_data, (self.eval_every, self.batch_size)
+        if self._must_fit:
+            return "fit", self._must_fit
+        if self.backend == "measure":
+            return backends.by_measurement(
+                self.model, self._steps_on, data, shape
             )
+        if self.backend != "auto":
+            return self.backend, "it was asked for"
+        choice = backends.by_rule(self.model, data[0])
+        if choice[0] == "xla" and not backends.compiles(
+            self._steps_on("xla"), data, shape
+        ):
+            return "graph", "XLA cannot compile its training step"
+        return choice
+
+    def _check_metric(self):
+        if self.early_stop_metric != "val_accuracy":
+            return
+        names = list(self.model.get_metrics_result())
+        if not any(map(is_accuracy, names)):
+            raise ValueError(
+                '`early_stop_metric="val_accuracy"` needs a model compiled '
+                "with an accuracy metric. "
+                f"Received: a model with metrics {names}"
+            )
+
+    def _blocks_of(self, data):
+        if not isinstance(data, str):
+            _check_data("data", data)
+            return into_blocks(_on_device(data), _EVALUATION_BATCH)
+        check_choice("data", data, self._blocks)
+        return self._blocks[data]
 
     def _batches(self, seed, start, stop):
         return batch_indices(self._size, self.batch_size, seed, start, stop)
@@ -282,7 +299,7 @@ class Loop:
             end = min(e for e in ends if e > start)
             indices[: end - start] = self._batches(seed, start, end)
             began = time.perf_counter()
-            results = steps.train(end - start, indices, self._train_data)
+            loss = steps.train(end - start, indices, self._train_data)
             per_step = (time.perf_counter() - began) / (end - start)
             self._call_length = max(1, int(_LONGEST_CALL / per_step))
             if end in visits:
@@ -290,7 +307,7 @@ class Loop:
             if progress:
                 progress(end)
             if end in (due, stop):
-                ended = evaluated(end, results["loss"])
+                ended = evaluated(end, loss)
             start = end
         # As `fit` ends: with `use_ema`, the averages become the weights.
         self.model.optimizer.finalize_variable_values(
@@ -299,33 +316,35 @@ class Loop:
 
     def _evaluate(self, blocks):
         if self.backend == "fit":
-            results = fit.evaluate(self.model, blocks)
-        else:
-            results = self._steps_on(self.backend).evaluate(blocks)
-        accuracies = [v for k, v in results.items() if _is_accuracy(k)]
-        return results["loss"], (accuracies or [float("nan")])[0]
+            return fit.evaluate(self.model, blocks)
+        return self._steps_on(self.backend).evaluate(blocks)
 
     def _steps_on(self, backend):
-        """The compiled functions, traced anew if the model was changed."""
-        parts = _compiled_parts(self.model)
-        if list(map(id, parts)) != list(map(id, self._compiled_for or ())):
-            # Holding the parts keeps their ids from being used again.
-            self._compiled, self._compiled_for = {}, parts
         if backend not in self._compiled:
             self._compiled[backend] = CompiledSteps(
                 self.model, backend, self._train_data
             )
         return self._compiled[backend]
 
-    def _build(self):
-        """Creates every variable now: compiled functions must not."""
+    def _prepare(self):
+        """Builds the model, and forgets what was compiled for another one."""
+        if self._is_as_compiled():
+            return
         batch = keras.tree.map_structure(
             lambda t: t[: self.batch_size], self._train_data
         )
-        # Private, but what `fit` does first; there is no public way to build
-        # the metrics without training a step.
+        # Every variable is created now: compiled functions must not do it.
         with self.model.distribute_strategy.scope():
-            self.model._symbolic_build(data_batch=batch)
+            keras_internals.build_for_training(self.model, batch)
+        # Holding the parts keeps their ids from being used again.
+        self._compiled, self._compiled_for = {}, _compiled_parts(self.model)
+        self._kept = KeptWeights(self.model.weights)
+
+    def _is_as_compiled(self):
+        before, now = self._compiled_for, _compiled_parts(self.model)
+        return before is not None and list(map(id, before)) == list(
+            map(id, now)
+        )
 
 
 def _check_data(name, data):
@@ -360,12 +379,8 @@ def _compiled_parts(model):
     return [
         type(model),
         model.optimizer,
-        model._compile_loss,
-        model._compile_metrics,
+        *keras_internals.compiled_loss_and_metrics(model),
         *weights,
         *(weight.constraint for weight in weights),
+        *model.non_trainable_weights,
     ]
-
-
-def _is_accuracy(name):
-    return name == "acc" or name.endswith("accuracy")

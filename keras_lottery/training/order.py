@@ -35,13 +35,16 @@ def batch_indices(size, batch_size, seed, start, stop):
     first, last = start * batch_size, stop * batch_size
     if first == last:
         return np.zeros((0, batch_size), np.int32)
-    epochs = range(first // size, (last - 1) // size + 1)
-    stream = np.concatenate([_permutation(size, seed, e) for e in epochs])
-    offset = epochs[0] * size
-    return stream[first - offset : last - offset].reshape(-1, batch_size)
+    parts = [
+        _permutation(size, seed, epoch)[
+            max(first - epoch * size, 0) : last - epoch * size
+        ]
+        for epoch in range(first // size, (last - 1) // size + 1)
+    ]
+    return np.concatenate(parts).reshape(-1, batch_size)
 
 
-# One epoch spans many chunks; two remain, for a chunk across a border.
+# An epoch spans many stretches; two are kept for a stretch across a border.
 @functools.lru_cache(maxsize=2)
 def _permutation(size, seed, epoch):
     generator = np.random.default_rng((seed, epoch))

@@ -1,12 +1,14 @@
-"""Training: what a training measured, gathered evaluation by evaluation."""
+"""Training: what one training measured, recorded evaluation by evaluation."""
 
 import dataclasses
+import math
 import time
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
-MONITORS = ("val_loss", "val_accuracy")
+from keras_lottery.levels import early_stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Training:
         train_loss: float array, the mean training loss of the steps since
             the evaluation before.
         early_stop_iteration: The iteration of minimum validation loss (or
-            of maximum accuracy, if that is monitored), the first of equals.
+            of maximum accuracy, if that is the metric), the first of equals.
             The state before the first step is not eligible.
         early_stop_weights: The weights at that iteration, as
             `model.get_weights()` returns them.
@@ -42,22 +44,60 @@ class Training:
     seconds: float
 
 
-class Recorder:
-    """Gathers a `Training`; it keeps the weights of the best evaluation.
+class KeptWeights:
+    """Copies of variables that stay on the variables' device.
 
     Args:
-        monitor: `"val_loss"` or `"val_accuracy"`.
-        first: Integer, the iteration from which early stopping looks.
-            Defaults to 1.
+        variables: List of Keras or TensorFlow variables.
+
+    Example:
+
+    ```python
+    kept = KeptWeights(model.weights)
+    kept.keep()
+    arrays = kept.fetch()
+    ```
     """
 
-    def __init__(self, monitor, first=1):
-        self.monitor, self.first = monitor, first
+    def __init__(self, variables):
+        self._variables = variables
+        self._copies = [tf.Variable(tf.convert_to_tensor(v)) for v in variables]
+        self._assign = tf.function(self._assign_copies, autograph=False)
+
+    def keep(self):
+        """Copies the variables as they are now."""
+        self._assign()
+
+    def fetch(self):
+        """List of arrays, the values that were kept last."""
+        return [copy.numpy() for copy in self._copies]
+
+    def _assign_copies(self):
+        for copy, variable in zip(self._copies, self._variables):
+            copy.assign(tf.convert_to_tensor(variable))
+
+
+class Recorder:
+    """Records a `Training`, and keeps the weights of the best evaluation.
+
+    Args:
+        early_stop_metric: `"val_loss"` or `"val_accuracy"`.
+        kept: `KeptWeights` of the weights to keep.
+        first: Integer, the iteration from which early stopping looks.
+            Defaults to 1.
+
+    Attributes:
+        diverged: The iteration of the first validation loss that was NaN, or
+            `None`.
+    """
+
+    def __init__(self, early_stop_metric, kept, first=1):
         self.diverged = None
-        self._rows, self._best, self._score = [], None, None
+        self._metric, self._kept, self._first = early_stop_metric, kept, first
+        self._rows, self._eligible = [], []
         self._began = time.perf_counter()
 
-    def add(self, iteration, loss, accuracy, train_loss, get_weights):
+    def add(self, iteration, loss, accuracy, train_loss):
         """Adds what was measured after an iteration.
 
         Args:
@@ -65,21 +105,31 @@ class Recorder:
             loss: Float, of the validation set.
             accuracy: Float, of the validation set.
             train_loss: Float, since the evaluation before.
-            get_weights: Function that returns the weights as they are; it
-                is called only if they are the best so far.
         """
         self._rows.append((iteration, loss, accuracy, train_loss))
-        score = loss if self.monitor == "val_loss" else -accuracy
-        if iteration >= self.first and (
-            self._best is None or score < self._score
-        ):
-            self._best, self._score = (iteration, get_weights()), score
-        if self.diverged is None and np.isnan(loss):
+        if iteration >= self._first:
+            value = loss if self._metric == "val_loss" else accuracy
+            self._eligible.append((iteration, value))
+            if self._best() == iteration:
+                self._kept.keep()
+        if self.diverged is None and math.isnan(loss):
             self.diverged = int(iteration)
             logging.warning("Loss is NaN at iteration %d.", iteration)
 
     def training(self):
         """The `Training`, of which the clock stops now."""
-        steps, *curves = map(np.asarray, zip(*self._rows))
+        iterations, *curves = map(np.asarray, zip(*self._rows))
         seconds = time.perf_counter() - self._began
-        return Training(steps, *curves, *self._best, self.diverged, seconds)
+        return Training(
+            iterations,
+            *curves,
+            self._best(),
+            self._kept.fetch(),
+            self.diverged,
+            seconds,
+        )
+
+    def _best(self):
+        """The iteration at which early stopping would have stopped."""
+        iterations, values = zip(*self._eligible)
+        return iterations[early_stop(values, self._metric)]

@@ -363,7 +363,7 @@ def loop_trains_by_fit():
     x, y = zoo.data()
     masks = law_3.structural_masks(zoo.build())
     ends, wrap = [], {"masks": masks}
-    loop = Loop(mirrored("sequential", wrap=wrap), (x, y), (x, y), 8, 3)
+    loop = Loop(mirrored("sequential", wrap=wrap), (x, y), (x, y), None, 8, 3)
     training = loop.train(6, seed=0)
     assert loop.backend == "fit" and loop.model.lottery.level == 0
     assert_zero(loop.model)

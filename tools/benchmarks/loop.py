@@ -30,7 +30,7 @@ class CompiledLoop:
             batch_size=problem.batch_size,
             eval_every=problem.steps,
         )
-        self.about = {**ABOUT, "backend": self._loop.choose_backend()}
+        self.about = {**ABOUT, "backend": self._loop.choose_backend()[0]}
 
     def run(self):
         reached = {}

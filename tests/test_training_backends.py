@@ -1,0 +1,344 @@
+"""The choice of the backend: a rule, or a measurement that leaves no trace."""
+
+import logging
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+from test_training import OwnStep, dense, dense_layers
+from test_training import compiled as compiled_model
+
+from keras_lottery import models, tracing
+from keras_lottery.training import Loop, backends
+
+
+def lstm(**kwargs):
+    return keras.Sequential(
+        [keras.Input((5, 4)), layers.LSTM(3, **kwargs), layers.Dense(2)]
+    )
+
+
+def attention():
+    inputs = keras.Input((5, 4))
+    x = layers.MultiHeadAttention(2, 3, dropout=0.1)(
+        inputs, inputs, use_causal_mask=True
+    )
+    x = layers.LayerNormalization()(x + inputs)
+    x = layers.Dense(4, "gelu")(x)
+    return keras.Model(inputs, layers.GlobalAveragePooling1D()(x))
+
+
+def embedding():
+    inputs = keras.Input((5,), dtype="int32")
+    x = layers.Embedding(7, 4, mask_zero=True)(inputs)
+    return keras.Model(inputs, layers.GlobalAveragePooling1D()(x))
+
+
+def of_layers(*shape, **kwargs):
+    return lambda: keras.Sequential([keras.Input(shape), *kwargs["layers"]])
+
+
+class Loops(keras.Sequential):
+    """A loop and a convolution, in functions inside of functions."""
+
+    def call(self, x):
+        @tf.function
+        def body(i, x):
+            return i + 1, super(Loops, self).call(x)
+
+        return tf.while_loop(lambda i, x: i < 2, body, [0, x])[1]
+
+
+# On a CPU, and on a GPU.
+RULE = {
+    "lenet_300_100": (models.lenet_300_100, "xla", "xla"),
+    "conv_2": (models.conv_2, "graph", "xla"),
+    "conv_4": (models.conv_4, "graph", "xla"),
+    "conv_6": (lambda: models.conv_6(dropout=0.5), "graph", "xla"),
+    "resnet_18": (lambda: models.resnet_18(augment=True), "graph", "xla"),
+    "vgg_19": (models.vgg_19, "graph", "xla"),
+    "attention": (attention, "xla", "xla"),
+    "embedding": (embedding, "xla", "xla"),
+    "lstm": (lstm, "graph", "graph"),
+    "lstm, unrolled": (lambda: lstm(unroll=True), "xla", "xla"),
+    "depthwise": (
+        of_layers(8, 8, 2, layers=[layers.DepthwiseConv2D(3)]),
+        "graph",
+        "xla",
+    ),
+    "transposed": (
+        of_layers(8, 2, layers=[layers.Conv1DTranspose(3, 3)]),
+        "graph",
+        "xla",
+    ),
+    "average pooling": (
+        of_layers(8, 2, layers=[layers.AveragePooling1D(2)]),
+        "graph",
+        "xla",
+    ),
+    "batch normalisation and noise": (
+        of_layers(
+            6,
+            layers=[
+                layers.Dense(4),
+                layers.BatchNormalization(),
+                layers.PReLU(),
+                layers.Dropout(0.5),
+                layers.GaussianNoise(0.1),
+                layers.Softmax(),
+            ],
+        ),
+        "xla",
+        "xla",
+    ),
+    "a loop in `call`": (
+        lambda: Loops([keras.Input((4,)), layers.Dense(4)]),
+        "graph",
+        "graph",
+    ),
+}
+
+
+def inputs_of(model):
+    (inputs,) = model.inputs
+    return tf.TensorSpec(inputs.shape, inputs.dtype)
+
+
+@pytest.mark.parametrize("network", RULE)
+def test_the_rule(network):
+    build, on_cpu, on_gpu = RULE[network]
+    model = build()
+    before = model.get_weights()
+    operations = tracing.operations(model, inputs_of(model))
+    for device, expected in (("CPU", on_cpu), ("GPU", on_gpu)):
+        name, why = backends.rule(operations, device)
+        assert (name, device in why) == (expected, True), why
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_rule_says_which_operations_it_does_not_trust():
+    assert backends.rule({"MatMul", "MaxPool", "Conv2D"}, "CPU")[1] == (
+        "XLA may be slow at Conv2D and MaxPool on a CPU"
+    )
+    assert "B, C, D and 2 more on" in backends.rule(set("BCDEF"), "CPU")[1]
+
+
+def test_a_model_that_cannot_be_traced_alone_runs_as_a_graph():
+    def broken(*_, **__):
+        raise RuntimeError("no")
+
+    name, why = backends.by_rule(broken, np.zeros((1, 2)))
+    assert name == "graph" and "cannot be traced" in why
+
+
+class ClockStopped(Exception):
+    pass
+
+
+def test_no_clock_has_a_part_in_the_rule(monkeypatch):
+    def stopped():
+        raise ClockStopped
+
+    chosen = []
+    for busy in (False, True):
+        loop = loop_on(compiled_model(dense()), backend="auto")
+        with monkeypatch.context() as patch:
+            if busy:
+                for clock in ("perf_counter", "monotonic", "process_time"):
+                    patch.setattr(time, clock, stopped)
+            chosen.append(loop.choose_backend())
+    assert chosen[0] == chosen[1]
+    assert chosen[0][0] == loop.backend == "xla"
+
+
+def test_a_training_step_that_xla_cannot_compile_runs_as_a_graph():
+    model = dense()
+
+    def loss(y_true, y_pred):
+        y_true = tf.strings.to_number(tf.strings.as_string(y_true))
+        return keras.ops.mean(keras.ops.square(y_pred[:, 0] - y_true), -1)
+
+    model.compile("adam", loss)
+    loop = loop_on(model)
+    assert loop.choose_backend() == (
+        "graph", "XLA cannot compile its training step"
+    )  # fmt: skip
+    assert loop.train(5, seed=0).diverged is None
+
+
+def test_a_model_with_its_own_step_is_left_to_fit(caplog):
+    model = compiled_model(OwnStep([keras.Input((6,)), *dense_layers()]))
+    for backend in ("auto", "measure"):
+        loop = loop_on(model, backend=backend)
+        with caplog.at_level(logging.WARNING, logger="absl"):
+            choice = loop.choose_backend()
+        assert choice == ("fit", "OwnStep has a `train_step` of its own")
+    assert len(caplog.records) == 2
+
+
+def test_a_backend_that_was_asked_for_is_taken():
+    loop = loop_on(dense(), backend="xla_update")
+    assert loop.choose_backend() == ("xla_update", "it was asked for")
+
+
+# Measured.
+
+
+def noisy_model():
+    """Has all the state that a measurement could change."""
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(16, "relu"),
+            layers.BatchNormalization(),
+            layers.Dropout(0.5),
+            layers.Dense(3),
+        ]
+    )
+    return compiled_model(model, keras.optimizers.Adam(0.01, use_ema=True))
+
+
+def loop_on(model, **kwargs):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 6)).astype("float32")
+    y = rng.integers(0, 3, 100)
+    return Loop(model, (x, y), (x, y), batch_size=8, eval_every=5, **kwargs)
+
+
+def state(model):
+    variables = (
+        *model.variables,
+        *model.optimizer.variables,
+        *model.metrics_variables,
+    )
+    return [v.numpy() for v in variables]
+
+
+@pytest.mark.parametrize("backend", ("auto", "measure"))
+def test_choosing_changes_no_bit(backend, monkeypatch):
+    monkeypatch.setattr(backends, "_STRETCH_SECONDS", 0.0)
+    monkeypatch.setattr(backends, "_MOST_SECONDS", 0.0)
+    model = noisy_model()
+    loop = loop_on(model, backend=backend)
+    loop._prepare()
+    before = state(model)
+    name, why = loop.choose_backend()
+    assert name in ("graph", "xla", "xla_update") and why
+    after = state(model)
+    assert len(before) == len(after) > 10
+    for a, b in zip(before, after):
+        np.testing.assert_array_equal(a, b)
+    assert loop.choose_backend() == (name, why)
+
+
+class Pretended:
+    """Compiled steps whose speed is given, on a clock of its own."""
+
+    clock = 0.0
+    load = staticmethod(lambda: 1.0)
+
+    def __init__(self, tiny, full):
+        self.seconds = {2: tiny, 60: full}
+        self.calls = []
+
+    def train(self, count, indices, data):
+        batch_size = indices.shape[1]
+        self.calls.append((batch_size, Pretended.clock))
+        Pretended.clock += count * self.seconds[batch_size] * Pretended.load()
+
+
+class Broken:
+    def train(self, *_):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    def measured(load=lambda: 1.0, **steps):
+        monkeypatch.setattr(
+            backends.time, "perf_counter", lambda: Pretended.clock
+        )
+        monkeypatch.setattr(Pretended, "load", staticmethod(load))
+        for model in ("variables", "optimizer"):
+            monkeypatch.setattr(Pretended, model, None, raising=False)
+        monkeypatch.setattr(
+            backends, "_preserved", lambda *_: monkeypatch.context()
+        )
+        data = (np.zeros((100, 2)), np.zeros(100))
+        return backends.by_measurement(None, steps.get, data, (100, 60))
+
+    return measured
+
+
+def test_the_fastest_is_chosen_and_what_was_measured_is_said(measured):
+    graph, xla = Pretended(0.001, 0.002), Pretended(0.0005, 0.001)
+    update = Pretended(0.001, 0.0015)
+    assert measured(graph=graph, xla=xla, xla_update=update) == (
+        "xla",
+        "graph 2 ms a step, xla 1 ms a step, xla_update 1.5 ms a step "
+        "(medians of 15 stretches, stable)",
+    )
+
+
+def test_a_slow_candidate_never_sees_a_full_batch(measured):
+    graph, slow = Pretended(0.02, 0.1), Pretended(0.1, 26.0)
+    name, why = measured(graph=graph, xla=slow, xla_update=Pretended(1, 1))
+    assert name == "graph"
+    assert {batch_size for batch_size, _ in slow.calls} == {2}
+    assert "xla far slower on two examples" in why
+
+
+def test_a_near_tie_goes_to_the_graph(measured):
+    near = Pretended(0.01, 0.098)
+    graph = Pretended(0.02, 0.100)
+    assert measured(graph=graph, xla=near, xla_update=near)[0] == "graph"
+
+
+def test_a_model_xla_cannot_compile_is_left_to_the_graph(measured):
+    name, why = measured(
+        graph=Pretended(0.02, 0.1), xla=Broken(), xla_update=Broken()
+    )
+    assert name == "graph" and "xla cannot compile this model" in why
+    with pytest.raises(NotImplementedError):
+        measured(graph=Broken(), xla=Broken(), xla_update=Broken())
+
+
+def test_load_on_the_machine_does_not_change_what_is_chosen(measured):
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        # Stretches take up to five times as long as alone.
+        name, why = measured(
+            lambda rng=rng: rng.choice([1.0, 1.0, 1.0, 1.0, 5.0]),
+            graph=Pretended(0.002, 0.003),
+            xla=Pretended(0.002, 0.002),
+            xla_update=Pretended(0.002, 0.0028),
+        )
+        assert name == "xla", why
+
+
+def test_a_measurement_ends_though_nothing_is_stable(measured):
+    rng = np.random.default_rng(0)
+    began = Pretended.clock
+    name, why = measured(
+        lambda: Pretended.clock + rng.random(),
+        graph=Pretended(0.1, 0.1),
+        xla=Pretended(0.1, 0.1),
+        xla_update=Broken(),
+    )
+    assert "not stable" in why
+    assert Pretended.clock - began < 10 * backends._MOST_SECONDS
+
+
+def test_candidates_are_timed_in_turn(measured):
+    graph, xla = Pretended(0.001, 0.002), Pretended(0.001, 0.001)
+    measured(graph=graph, xla=xla, xla_update=Broken())
+    ended = sorted(
+        (when, name)
+        for name, steps in (("graph", graph), ("xla", xla))
+        for _, when in steps.calls[-15:]
+    )
+    assert [name for _, name in ended] == ["graph", "xla"] * 15
