@@ -46,7 +46,13 @@ def start():
     """Imports the package, and TensorFlow with it, without their messages."""
     logging.set_verbosity(logging.WARNING)
     with quiet_tensorflow():
+        # GPUs announce themselves, or that there is none, when they are first
+        # listed, and a module of TensorFlow lists them when absl starts.
+        import tensorflow as tf
+
         import keras_lottery  # noqa: F401
+
+        tf.config.list_physical_devices()
 
 
 def _start_tensorflow():
@@ -74,6 +80,8 @@ def _script():
 flags.DEFINE_integer(
     "threads", None, "Threads of one operation. Default: one a core."
 )
+# From here on, flags count as those of the script, whose --help shows them.
+flags.disclaim_key_flags()
 
 
 def define_flags(source, names=None, **defaults):

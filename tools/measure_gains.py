@@ -12,40 +12,29 @@ compacted, sparse and int8) are called alternately. Run nothing else meanwhile.
 import common
 from absl import flags
 
+common.start()
+
+from keras_lottery.export import (  # noqa: E402
+    measure_run_gains,
+    measure_width_gains,
+)
+
+_WIDTH = ("width", "dataset", "rounds", "rate", "epochs")
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("run_dir", None, "A directory of tools/find_ticket.py.")
-flags.DEFINE_string(
-    "data_dir", None, "Where TFDS keeps data sets. Default: TFDS' own."
-)
-flags.DEFINE_string("level", "best", "As in tools/export_ticket.py.")
-flags.DEFINE_integer("trial", 0, "Which trial.")
-flags.DEFINE_integer(
-    "width", None, "Of a network to train instead.", lower_bound=1
-)
-flags.DEFINE_string("dataset", "digits", "With --width: to train on.")
-flags.DEFINE_integer("rounds", 3, "With --width.", lower_bound=1)
-flags.DEFINE_float("rate", 0.7, "With --width: pruned per round.")
-flags.DEFINE_integer("epochs", 1, "With --width: of each round.")
+common.define_flags(measure_run_gains, run_dir=None)
+common.define_flags(measure_width_gains, _WIDTH, width=None)
 flags.DEFINE_string("output", None, "A CSV file to write the table to.")
 
 
 def main():
     if bool(FLAGS.run_dir) == bool(FLAGS.width):
         raise ValueError("One of --run_dir and --width must be given.")
-    from keras_lottery import export
-
     if FLAGS.run_dir:
-        gains = export.measure_run_gains(
-            FLAGS.run_dir, FLAGS.level, FLAGS.trial, FLAGS.data_dir
-        )
+        gains = measure_run_gains(**common.values(measure_run_gains))
     else:
-        gains = export.measure_width_gains(
-            FLAGS.width,
-            FLAGS.dataset,
-            FLAGS.rounds,
-            FLAGS.rate,
-            FLAGS.epochs,
+        gains = measure_width_gains(
+            **common.values(measure_width_gains, _WIDTH),
             verbose=2,
             data_dir=FLAGS.data_dir,
         )

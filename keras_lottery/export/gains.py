@@ -172,13 +172,13 @@ def measure_gains(
 
 
 def measure_width_gains(
-    width,
-    dataset="digits",
-    rounds=3,
-    rate=0.7,
-    epochs=1,
+    width: int,
+    dataset: str = "digits",
+    rounds: int = 3,
+    rate: float = 0.7,
+    epochs: int = 1,
     verbose="auto",
-    data_dir=None,
+    data_dir: str | None = None,
 ):
     """Measures what the ticket of a wide network gains.
 
@@ -187,8 +187,8 @@ def measure_width_gains(
 
     Args:
         width: int, units of each hidden layer.
-        dataset: str, as in `keras_lottery.datasets.load`.
-        rounds: int.
+        dataset: str, `"digits"` or a data set of TFDS.
+        rounds: int, at least 1.
         rate: float, the fraction of the surviving weights that a round
             removes, and half of it in the output layer.
         epochs: int, of each training.
@@ -198,6 +198,8 @@ def measure_width_gains(
     Returns:
         `Gains`.
     """
+    check_integer("width", width, minimum=1)
+    check_integer("rounds", rounds, minimum=1)
     data = datasets.load(dataset, data_dir=data_dir)
     model, dense = _wide_network(width, data), _wide_network(width, data)
     wrap(model, rate=rate, output_rate=rate / 2)

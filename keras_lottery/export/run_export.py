@@ -89,34 +89,41 @@ def model_of_run(run_dir, level="best", trial=0, arm="ticket", data_dir=None):
 def export_run(
     run_dir,
     output_dir,
-    format="serving",
+    format: str = "serving",
     *,
     level="best",
-    trial=0,
-    arm="ticket",
-    version=None,
-    quantize=None,
-    compact=False,
-    sparse=False,
-    softmax=False,
-    name=None,
-    data_dir=None,
+    trial: int = 0,
+    arm: str = "ticket",
+    version: int | None = None,
+    quantize: str | None = None,
+    compact: bool = False,
+    sparse: bool = False,
+    softmax: bool = False,
+    name: str | None = None,
+    data_dir: str | None = None,
 ):
     """Exports a trained level of a run, and measures its accuracy again.
 
     Args:
-        run_dir, level, trial, arm, data_dir: as in `model_of_run`.
-        output_dir: str, the directory of the model's versions, or the one to
-            write `<name>.tflite` to.
+        run_dir: str or path-like, a directory of `tools/find_ticket.py`.
+        output_dir: str or path-like, the directory of the model's versions,
+            or the one to write `<name>.tflite` to.
         format: `"serving"` or `"litert"`.
-        version: optional int, of `"serving"`. Defaults to the next one.
-        quantize: of `"litert"`: `None`, `"dynamic"` or `"int8"`.
+        level: a number; `"last"`; or `"best"`, the smallest density at which
+            training ends with a validation accuracy not below that of level
+            0.
+        trial: int.
+        arm: str, one that keeps its tickets.
+        version: optional int, with `"serving"`. Defaults to the next one.
+        quantize: with `"litert"`: `None`, `"dynamic"` or `"int8"`.
         compact: bool, whether units that are never used are removed.
-        sparse: bool: for `"serving"`, whether kernels are stored sparse where
-            that is measured to be faster; for `"litert"`, whether weights are
-            stored without their zeros.
-        softmax: bool, of `"serving"`, whether it gives probabilities.
-        name: optional str. Defaults to that of `output_dir`.
+        sparse: bool. With `"serving"`, kernels are stored sparse where that
+            is measured to be faster; with `"litert"`, weights are stored
+            without their zeros.
+        softmax: bool, with `"serving"`: probabilities instead of logits.
+        name: optional str, the name to serve it by, or of the file. Defaults
+            to that of `output_dir`.
+        data_dir: optional str, where TFDS has the data set.
 
     Returns:
         An `ExportedRun`.
@@ -169,11 +176,18 @@ def export_run(
     )
 
 
-def measure_run_gains(run_dir, level="best", trial=0, data_dir=None):
+def measure_run_gains(
+    run_dir, level="best", trial: int = 0, data_dir: str | None = None
+):
     """Measures what a level of a run gains, compared with level 0.
 
     Args:
-        run_dir, level, trial, data_dir: as in `model_of_run`.
+        run_dir: str or path-like, a directory of `tools/find_ticket.py`.
+        level: a number; `"last"`; or `"best"`, the smallest density at which
+            training ends with a validation accuracy not below that of level
+            0.
+        trial: int.
+        data_dir: optional str, where TFDS has the data set.
 
     Returns:
         `Gains`.
