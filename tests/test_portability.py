@@ -39,11 +39,11 @@ def take_away():
 
     plain_import = builtins.__import__
 
-    def guarded_import(name, globals=None, *rest):
+    def guarded_import(name, globals=None, *rest, **options):
         missing = ("fcntl", "grp", "pwd", "resource", "termios")
         if name in missing and is_ours((globals or {}).get("__name__", "")):
             raise ImportError(f"there is no module {name}")
-        return plain_import(name, globals, *rest)
+        return plain_import(name, globals, *rest, **options)
 
     builtins.__import__ = guarded_import
 

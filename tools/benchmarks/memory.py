@@ -1,21 +1,22 @@
 """How much memory this process holds, and has held at most, in MB."""
 
-import resource
+import psutil
 
 
 def rss():
-    """What is resident now; `None` where there is no /proc."""
-    return _status("VmRSS")
+    """What is resident now."""
+    return psutil.Process().memory_info().rss / 1e6
 
 
 def peak_rss():
-    """The most that was resident, since the start or `reset_peak`."""
-    # Not getrusage, where there is /proc: its peak is inherited from the
-    # process that started this one.
-    peak = _status("VmHWM")
-    if peak is None:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return peak
+    """The most that was resident, since the start or `reset_peak`.
+
+    Where the system does not tell it (macOS), what is resident now.
+    """
+    # Not getrusage: its peak is inherited from the process that started this
+    # one.
+    now = psutil.Process().memory_info()
+    return _status("VmHWM") or getattr(now, "peak_wset", now.rss) / 1e6
 
 
 def reset_peak():

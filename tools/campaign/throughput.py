@@ -9,13 +9,13 @@ import hashlib
 import os
 import pickle
 import random
-import resource
 import shutil
 import tempfile
 import threading
 import time
 
 import numpy as np
+from benchmarks import memory
 
 from keras_lottery import files
 from keras_lottery.experiments import Experiment
@@ -163,4 +163,4 @@ def _files(ticket_bytes):
 
 
 def _peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return memory.peak_rss() * 1e6
