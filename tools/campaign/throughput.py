@@ -16,12 +16,12 @@ import time
 
 import numpy as np
 from benchmarks import memory
+from keras_lottery.experiments.library import Library
+from keras_lottery.experiments.places import plan
 
 from keras_lottery import files
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.arms import ARMS
-from keras_lottery.experiments.library import Library
-from keras_lottery.experiments.places import plan
 from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.runner import Coordinator
 from keras_lottery.experiments.store import TIMINGS, Store
