@@ -228,19 +228,20 @@ def call(
     """
     payload = cloudpickle.dumps((function, args))
 
-    # Sent by value, so that the process imports nothing before it is quiet.
-    def answer() -> T:
+    # Sent by value, so that the process imports nothing before it is quiet:
+    # annotations are sent too, and a name of this module would import it.
+    def answer() -> Any:
         import os
         import pickle
 
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         function, args = pickle.loads(payload)
-        result: T = function(*args)
-        return result
+        return function(*args)
 
     with loky.ProcessPoolExecutor(1, env=dict(env or {})) as pool:
         try:
-            return pool.submit(answer).result()
+            result: T = pool.submit(answer).result()
+            return result
         except concurrent.futures.process.BrokenProcessPool as error:
             first = str(error).strip().partition("\n")[0]
             raise RuntimeError(
