@@ -197,12 +197,31 @@ class Mask(keras.constraints.Constraint):
         return keras.ops.where(self.mask, kernel, 0)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_new_weights_masks_seeds_and_starts_compile_nothing(backend):
-    model = dense()
+@pytest.fixture(scope="module", params=BACKENDS)
+def shared(request):
+    """One compiled loop a backend, on a model whose first kernel is masked."""
+    model = dense(keras.optimizers.SGD(1.5, momentum=0.9))
     kernel = model.layers[0].kernel
     kernel.constraint = Mask(kernel.shape)
-    loop = loop_on(model, backend)
+    loop = loop_on(model, request.param)
+    loop.evaluate("validation")
+    return loop, state(model)
+
+
+@pytest.fixture
+def loop(shared):
+    """The shared loop, as it was made."""
+    loop, begin = shared
+    restore(loop.model, begin)
+    kernel = loop.model.layers[0].kernel
+    kernel.constraint.mask.assign(np.ones(kernel.shape, bool))
+    loop.set_data(data(100), data(30, seed=1))
+    return loop
+
+
+def test_new_weights_masks_seeds_and_starts_compile_nothing(loop):
+    model = loop.model
+    kernel = model.layers[0].kernel
     loop.train(12, seed=0)
     traces = loop.traces
     assert traces >= 2
@@ -228,11 +247,8 @@ def test_a_constraint_installed_after_training_is_obeyed():
     assert (kernel.numpy() == 0).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_training_from_the_middle_gives_the_same_bits(backend):
-    model = dense()
-    loop = loop_on(model, backend)
-    loop.evaluate(data(30))
+def test_training_from_the_middle_gives_the_same_bits(loop):
+    model = loop.model
     begin = state(model)
     whole = loop.train(20, seed=5)
     end = state(model)
@@ -247,10 +263,8 @@ def test_training_from_the_middle_gives_the_same_bits(backend):
     np.testing.assert_array_equal(tail.val_loss, whole.val_loss[1:])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_early_stop_weights_are_those_of_the_minimum(backend):
-    model = dense(keras.optimizers.SGD(1.5, momentum=0.9))
-    loop = loop_on(model, backend)
+def test_early_stop_weights_are_those_of_the_minimum(loop):
+    model = loop.model
     run = loop.train(60, seed=0)
     best = int(np.argmin(run.val_loss))
     assert 0 < best < len(run.iterations) - 1
@@ -303,10 +317,9 @@ def test_visits_are_made_after_exactly_so_many_steps():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_other_data_of_the_same_shape_compile_nothing(backend):
-    model = dense(keras.optimizers.SGD(0.0))
-    loop = loop_on(model, backend)
+def test_other_data_of_the_same_shape_compile_nothing(loop):
+    model = loop.model
+    model.optimizer.learning_rate = 0.0
     first = loop.train(5, seed=0)
     traces = loop.traces
     loop.set_data(data(100, seed=5), data(30, seed=6))
