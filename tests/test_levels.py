@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small import same
 
-from keras_lottery.levels import Levels, Weights
+from keras_lottery.levels import Levels, Weights, early_stop
 
 
 def weights(index):
@@ -103,3 +103,24 @@ def test_early_stop_iteration(history, steps, expected):
 def test_a_level_without_a_history():
     level = Levels().record(0, MASKS, weights(0))
     assert level.history == {} and level.metrics == {}
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "values, metric, index",
+    [
+        ([3.0, 1.0, 2.0], "val_loss", 1),
+        ([3.0, 1.0, 2.0], "val_accuracy", 0),
+        ([2.0, 1.0, 1.0], "val_loss", 1),
+        ([1.0, 2.0, 2.0], "val_accuracy", 1),
+        ([NAN, 2.0, NAN, 1.0], "val_loss", 3),
+        ([NAN, INF], "val_loss", 1),
+        ([NAN, -INF], "val_accuracy", 1),
+        ([NAN, NAN], "val_loss", 0),
+    ],
+)
+def test_early_stop_is_the_first_of_the_best(values, metric, index):
+    assert early_stop(values, metric) == index
+    assert early_stop(np.array(values), metric) == index

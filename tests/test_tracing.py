@@ -7,7 +7,11 @@ import tensorflow as tf
 from keras import layers
 
 from keras_lottery.scopes import find_kernels
-from keras_lottery.tracing import TracingError, output_variables
+from keras_lottery.tracing import (
+    TracingError,
+    operations,
+    output_variables,
+)
 
 
 def outputs(model, data=None):
@@ -276,3 +280,25 @@ def test_untraceable_models_say_what_to_do():
     model(np.zeros((2, 4), "float32"))
     with pytest.raises(TracingError, match="Give `output_rate` the value"):
         outputs(model, np.zeros((2, 4), "float32"))
+
+
+def test_operations_in_branches_loops_and_functions_are_found():
+    class Nested(WithOps):
+        def call(self, x, training=False):
+            assert training
+            return super().call(x)
+
+    model = Nested()
+    batch = np.zeros((2, 4), "float32")
+    model(batch, training=True)
+    before = model.get_weights()
+    found = operations(model, batch)
+    assert {"MatMul", "Relu", "Softmax", "Neg"} <= found
+    assert any("While" in kind for kind in found)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_operations_are_those_of_training():
+    model = keras.Sequential([keras.Input((4,)), layers.Dropout(0.5, seed=1)])
+    assert "StatelessRandomUniformV2" in operations(model, np.zeros((1, 4)))

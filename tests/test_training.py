@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lottery.training import Loop, batch_indices, unsupported
+from keras_lottery.training import (
+    KeptWeights,
+    Loop,
+    Recorder,
+    batch_indices,
+    unsupported,
+)
+from keras_lottery.training.compiled import into_blocks
 
 BATCH = 8
 STEPS = 12
@@ -190,12 +197,31 @@ class Mask(keras.constraints.Constraint):
         return keras.ops.where(self.mask, kernel, 0)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_new_weights_masks_seeds_and_starts_compile_nothing(backend):
-    model = dense()
+@pytest.fixture(scope="module", params=BACKENDS)
+def shared(request):
+    """One compiled loop a backend, on a model whose first kernel is masked."""
+    model = dense(keras.optimizers.SGD(1.5, momentum=0.9))
     kernel = model.layers[0].kernel
     kernel.constraint = Mask(kernel.shape)
-    loop = loop_on(model, backend)
+    loop = loop_on(model, request.param)
+    loop.evaluate("validation")
+    return loop, state(model)
+
+
+@pytest.fixture
+def loop(shared):
+    """The shared loop, as it was made."""
+    loop, begin = shared
+    restore(loop.model, begin)
+    kernel = loop.model.layers[0].kernel
+    kernel.constraint.mask.assign(np.ones(kernel.shape, bool))
+    loop.set_data(data(100), data(30, seed=1))
+    return loop
+
+
+def test_new_weights_masks_seeds_and_starts_compile_nothing(loop):
+    model = loop.model
+    kernel = model.layers[0].kernel
     loop.train(12, seed=0)
     traces = loop.traces
     assert traces >= 2
@@ -221,11 +247,8 @@ def test_a_constraint_installed_after_training_is_obeyed():
     assert (kernel.numpy() == 0).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_training_from_the_middle_gives_the_same_bits(backend):
-    model = dense()
-    loop = loop_on(model, backend)
-    loop.evaluate(data(30))
+def test_training_from_the_middle_gives_the_same_bits(loop):
+    model = loop.model
     begin = state(model)
     whole = loop.train(20, seed=5)
     end = state(model)
@@ -240,10 +263,8 @@ def test_training_from_the_middle_gives_the_same_bits(backend):
     np.testing.assert_array_equal(tail.val_loss, whole.val_loss[1:])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_early_stop_weights_are_those_of_the_minimum(backend):
-    model = dense(keras.optimizers.SGD(1.5, momentum=0.9))
-    loop = loop_on(model, backend)
+def test_early_stop_weights_are_those_of_the_minimum(loop):
+    model = loop.model
     run = loop.train(60, seed=0)
     best = int(np.argmin(run.val_loss))
     assert 0 < best < len(run.iterations) - 1
@@ -296,10 +317,9 @@ def test_visits_are_made_after_exactly_so_many_steps():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_other_data_of_the_same_shape_compile_nothing(backend):
-    model = dense(keras.optimizers.SGD(0.0))
-    loop = loop_on(model, backend)
+def test_other_data_of_the_same_shape_compile_nothing(loop):
+    model = loop.model
+    model.optimizer.learning_rate = 0.0
     first = loop.train(5, seed=0)
     traces = loop.traces
     loop.set_data(data(100, seed=5), data(30, seed=6))
@@ -318,6 +338,18 @@ def test_the_first_of_equal_losses_is_the_early_stop():
     assert loop_on(model).train(20, seed=0).early_stop_iteration == 5
 
 
+def test_only_weights_from_the_first_eligible_iteration_on_are_kept():
+    variable = tf.Variable([0.0])
+    recorder = Recorder("val_loss", KeptWeights([variable]), first=3)
+    for iteration, loss in enumerate((0.1, 0.2, 0.5, 0.4, 0.4, np.nan), 1):
+        variable.assign([float(iteration)])
+        recorder.add(iteration, loss, 0.9, 1.0)
+    run = recorder.training()
+    assert run.early_stop_iteration == 4 and run.diverged == 6
+    assert run.early_stop_weights == [[4.0]]
+    assert run.val_loss[:5].tolist() == [0.1, 0.2, 0.5, 0.4, 0.4]
+
+
 @pytest.mark.parametrize("examples", (1, 499, 500, 1203))
 def test_evaluation_as_keras(examples):
     model = dense()
@@ -334,6 +366,28 @@ def test_accuracy_is_nan_without_an_accuracy_metric():
     y = np.eye(3)[y]
     loss, accuracy = Loop(model, (x, y), (x, y)).evaluate((x, y))
     assert np.isfinite(loss) and np.isnan(accuracy)
+
+
+@pytest.mark.parametrize("backend", ("graph", "fit"))
+def test_sets_are_evaluated_by_name(backend):
+    model = dense()
+    sets = data(100), data(30, seed=1), data(20, seed=2)
+    loop = Loop(model, *sets, batch_size=BATCH, backend=backend)
+    weights = [w + 0.1 for w in model.get_weights()]
+    for name, pair in zip(("train", "validation", "test"), sets):
+        assert loop.evaluate(name) == loop.evaluate(pair)
+        assert loop.evaluate(name, weights) == loop.evaluate(pair, weights)
+    loop.set_data(sets[0], sets[2])
+    assert loop.evaluate("validation") == loop.evaluate(sets[2])
+    with pytest.raises(ValueError, match="data='test'"):
+        loop.evaluate("test")
+
+
+def test_evaluation_holds_no_second_copy_of_images():
+    images, labels = tf.zeros((1203, 8, 8, 1)), tf.zeros((1203,))
+    blocks = into_blocks((images, labels), 500)
+    assert [len(x) for x, _ in blocks] == [2, 1]
+    assert np.shares_memory(memoryview(images), memoryview(blocks[0][0]))
 
 
 def test_divergence_ends_the_training_and_is_said():

@@ -1,5 +1,6 @@
 """The choice of the backend: a rule, or a measurement that leaves no trace."""
 
+import itertools
 import logging
 import time
 
@@ -143,16 +144,13 @@ def test_no_clock_has_a_part_in_the_rule(monkeypatch):
     def stopped():
         raise ClockStopped
 
-    chosen = []
-    for busy in (False, True):
-        loop = loop_on(compiled_model(dense()), backend="auto")
-        with monkeypatch.context() as patch:
-            if busy:
-                for clock in ("perf_counter", "monotonic", "process_time"):
-                    patch.setattr(time, clock, stopped)
-            chosen.append(loop.choose_backend())
-    assert chosen[0] == chosen[1]
-    assert chosen[0][0] == loop.backend == "xla"
+    loop = loop_on(dense())
+    with monkeypatch.context() as patch:
+        for clock in ("perf_counter", "monotonic", "process_time"):
+            patch.setattr(time, clock, stopped)
+        choice = loop.choose_backend()
+    assert choice == backends.by_rule(loop.model, np.zeros((1, 6)))
+    assert choice[0] == loop.backend == "xla"
 
 
 def test_a_training_step_that_xla_cannot_compile_runs_as_a_graph():
@@ -218,21 +216,34 @@ def state(model):
     return [v.numpy() for v in variables]
 
 
-@pytest.mark.parametrize("backend", ("auto", "measure"))
-def test_choosing_changes_no_bit(backend, monkeypatch):
+def test_choosing_changes_no_bit(monkeypatch):
+    monkeypatch.setattr(backends, "COMPILED", ("graph", "xla"))
     monkeypatch.setattr(backends, "_STRETCH_SECONDS", 0.0)
     monkeypatch.setattr(backends, "_MOST_SECONDS", 0.0)
     model = noisy_model()
-    loop = loop_on(model, backend=backend)
+    loop = loop_on(model)
     loop._prepare()
     before = state(model)
-    name, why = loop.choose_backend()
-    assert name in ("graph", "xla", "xla_update") and why
+    ruled = loop.choose_backend()
+    measured = backends.by_measurement(
+        model, loop._steps_on, loop._train_data, (5, 8)
+    )
+    for name, why in (ruled, measured):
+        assert name in ("graph", "xla") and why
     after = state(model)
     assert len(before) == len(after) > 10
     for a, b in zip(before, after):
         np.testing.assert_array_equal(a, b)
-    assert loop.choose_backend() == (name, why)
+    assert loop.choose_backend() == ruled
+
+
+def test_measuring_is_done_on_request_and_once(monkeypatch):
+    choices = iter([("xla_update", "faster")])
+    monkeypatch.setattr(backends, "by_measurement", lambda *_: next(choices))
+    loop = loop_on(dense(), backend="measure")
+    assert loop.choose_backend() == ("xla_update", "faster")
+    assert loop.choose_backend() == ("xla_update", "faster")
+    assert loop.backend == "xla_update"
 
 
 class Pretended:
@@ -263,8 +274,6 @@ def measured(monkeypatch):
             backends.time, "perf_counter", lambda: Pretended.clock
         )
         monkeypatch.setattr(Pretended, "load", staticmethod(load))
-        for model in ("variables", "optimizer"):
-            monkeypatch.setattr(Pretended, model, None, raising=False)
         monkeypatch.setattr(
             backends, "_preserved", lambda *_: monkeypatch.context()
         )
@@ -321,16 +330,15 @@ def test_load_on_the_machine_does_not_change_what_is_chosen(measured):
 
 
 def test_a_measurement_ends_though_nothing_is_stable(measured):
-    rng = np.random.default_rng(0)
-    began = Pretended.clock
+    began, load = Pretended.clock, itertools.count(1.0)
     name, why = measured(
-        lambda: Pretended.clock + rng.random(),
+        lambda: next(load),
         graph=Pretended(0.1, 0.1),
         xla=Pretended(0.1, 0.1),
         xla_update=Broken(),
     )
     assert "not stable" in why
-    assert Pretended.clock - began < 10 * backends._MOST_SECONDS
+    assert Pretended.clock - began < 2 * backends._MOST_SECONDS
 
 
 def test_candidates_are_timed_in_turn(measured):

@@ -38,9 +38,9 @@ _FAST_UNDER_XLA = frozenset(
     "All Any ArgMax ArgMin Cumsum L2Loss LogSoftmax Max Mean Min Prod Softmax "
     "Sum "
     # Shapes.
-    "BroadcastTo ConcatV2 Const EnsureShape ExpandDims Fill Identity IdentityN "
-    "MatrixBandPart NoOp OnesLike Pack Pad PadV2 Placeholder Range Rank "
-    "Reshape ReverseV2 Shape ShapeN Size Slice Split SplitV Squeeze "
+    "BroadcastTo ConcatV2 Const EnsureShape ExpandDims Fill Identity "
+    "IdentityN MatrixBandPart NoOp OnesLike Pack Pad PadV2 Placeholder Range "
+    "Rank Reshape ReverseV2 Shape ShapeN Size Slice Split SplitV Squeeze "
     "StopGradient StridedSlice Tile Transpose Unpack ZerosLike "
     # Embeddings.
     "GatherV2 ResourceGather "

@@ -62,7 +62,8 @@ class KeptWeights:
     def __init__(self, variables):
         self._variables = variables
         self._copies = [tf.Variable(tf.convert_to_tensor(v)) for v in variables]
-        self._assign = tf.function(self._assign_copies, autograph=False)
+        assign = tf.function(self._assign_copies, autograph=False)
+        self._assign = assign.get_concrete_function()
 
     def keep(self):
         """Copies the variables as they are now."""
