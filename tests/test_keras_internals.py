@@ -365,6 +365,35 @@ def test_retry_trial_is_handed_out_once_more(oracle):
     assert oracle.create_trial("other").trial_id != trial.trial_id
 
 
+def test_restore_grid_goes_on_where_the_search_stopped(tmp_path):
+    def made():
+        oracle = keras_tuner.oracles.GridSearchOracle(
+            objective=keras_tuner.Objective("score", "max")
+        )
+        space = keras_tuner.HyperParameters()
+        space.Choice("units", [1, 2, 3])
+        oracle.update_space(space)
+        oracle._set_project_dir(str(tmp_path), "grid")
+        return oracle
+
+    def advance(oracle):
+        trial = oracle.create_trial("worker")
+        if trial.status != "RUNNING":
+            return None
+        oracle.update_trial(trial.trial_id, {"score": 1.0})
+        trial.status = "COMPLETED"
+        oracle.end_trial(trial)
+        return trial.hyperparameters.get("units")
+
+    first = made()
+    assert advance(first) == 1
+    first.save()
+    reloaded = made()
+    reloaded.reload()
+    keras_internals.restore_grid(reloaded)
+    assert [advance(reloaded) for _ in range(3)] == [2, 3, None]
+
+
 def test_local_oracle_of_a_client_and_of_the_chief(oracle, monkeypatch):
     from keras_tuner.src.distribute import oracle_client
 

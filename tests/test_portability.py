@@ -34,14 +34,17 @@ def take_away():
         delattr(signal, name)
     del psutil.Process.cpu_affinity
 
-    def is_ours(name):
-        return name.partition(".")[0] in ("keras_lottery", *tools())
+    ours = {"keras_lottery", *tools()}
+
+    def root(frame):
+        return frame.f_globals.get("__name__", "").partition(".")[0]
 
     plain_import = builtins.__import__
 
     def guarded_import(name, globals=None, *rest, **options):
         missing = ("fcntl", "grp", "pwd", "resource", "termios")
-        if name in missing and is_ours((globals or {}).get("__name__", "")):
+        importer = (globals or {}).get("__name__", "").partition(".")[0]
+        if name in missing and importer in ours:
             raise ImportError(f"there is no module {name}")
         return plain_import(name, globals, *rest, **options)
 
@@ -53,13 +56,10 @@ def take_away():
         if not str(arguments[0]).startswith("/proc"):
             return
         frame = sys._getframe(1)
-        while frame:
-            module = frame.f_globals.get("__name__", "")
-            if module.startswith("psutil"):
-                return
-            if is_ours(module):
-                raise FileNotFoundError(arguments[0])
+        while frame and root(frame) in sys.stdlib_module_names:
             frame = frame.f_back
+        if frame and root(frame) in ours:
+            raise FileNotFoundError(arguments[0])
 
     sys.addaudithook(refuse_proc)
 
