@@ -31,6 +31,7 @@ from benchmarks.subjects import (  # noqa: E402
     main_metric,
     subjects_of,
 )
+
 from keras_lottery import datasets  # noqa: E402
 from keras_lottery.experiments import Experiment  # noqa: E402
 
