@@ -11,7 +11,6 @@ import os
 import queue
 import signal
 import threading
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -204,6 +203,62 @@ class Cluster(concurrent.futures.Executor):
         self._client.close()
 
 
+class Process:
+    """A process of its own, which keeps its state between calls.
+
+    It imports nothing of this package by itself, and what it writes to
+    standard error is not shown.
+
+    Args:
+        env: optional dict of str, environment variables, which are set before
+            anything is imported.
+
+    Example:
+
+    ```python
+    with Process(env={"CUDA_VISIBLE_DEVICES": ""}) as process:
+        process.call(random.seed, 0)
+        number = process.call(random.random)
+    ```
+    """
+
+    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+        # loky replaces processes that have grown, whose state would be lost.
+        keep = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"}
+        self._pool = loky.ProcessPoolExecutor(
+            1,
+            initializer=_end_with(os.getpid(), silent=True),
+            env={**keep, **(env or {})},
+        )
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(kill_workers=True)
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """What a function returns in the process; see the function `call`."""
+        payload = cloudpickle.dumps((function, args))
+
+        # Sent by value, so that it is silent while it imports: annotations are
+        # sent too, and a name of this module would import the package.
+        def answer() -> Any:
+            import pickle
+
+            function, args = pickle.loads(payload)
+            return function(*args)
+
+        try:
+            result: T = self._pool.submit(answer).result()
+            return result
+        except concurrent.futures.process.BrokenProcessPool as error:
+            first = str(error).strip().partition("\n")[0]
+            raise RuntimeError(
+                f"A process ended without an answer: {first}"
+            ) from None
+
+
 def call(
     function: Callable[..., T],
     *args: Any,
@@ -226,27 +281,8 @@ def call(
         Exception: The one that the function raised.
         RuntimeError: If the process ended without an answer.
     """
-    payload = cloudpickle.dumps((function, args))
-
-    # Sent by value, so that the process imports nothing before it is quiet:
-    # annotations are sent too, and a name of this module would import it.
-    def answer() -> Any:
-        import os
-        import pickle
-
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        function, args = pickle.loads(payload)
-        return function(*args)
-
-    with loky.ProcessPoolExecutor(1, env=dict(env or {})) as pool:
-        try:
-            result: T = pool.submit(answer).result()
-            return result
-        except concurrent.futures.process.BrokenProcessPool as error:
-            first = str(error).strip().partition("\n")[0]
-            raise RuntimeError(
-                f"A process ended without an answer: {first}"
-            ) from None
+    with Process(env) as process:
+        return process.call(function, *args)
 
 
 def cores() -> list[int]:
@@ -275,16 +311,38 @@ def _become_worker(parent: int, share: list[int]) -> None:
     if hasattr(psutil.Process, "cpu_affinity"):
         psutil.Process().cpu_affinity(share)
     keras_internals.keep_workers_that_grow()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _end_with(parent)()
 
 
-def _end_with(parent: int) -> None:
-    # A coordinator that was killed cannot stop its workers.
-    try:
-        process = psutil.Process(parent)
-        # One that was killed is a zombie until its own parent asks for it.
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(1)
-    except psutil.Error:
-        pass
-    os._exit(1)
+def _end_with(parent: int, silent: bool = False) -> Callable[[], None]:
+    """What makes a process one that its parent ends, however that ends.
+
+    A coordinator that was killed cannot stop its workers. The function is sent
+    by value: a process imports nothing of this package for it.
+    """
+
+    def start() -> None:
+        import os
+        import threading
+        import time
+
+        import psutil
+
+        def end_with_parent() -> None:
+            try:
+                process = psutil.Process(parent)
+                # One that was killed is a zombie until its parent asks for it.
+                while (
+                    process.is_running()
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
+                    time.sleep(1)
+            except psutil.Error:
+                pass
+            os._exit(1)
+
+        if silent:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        threading.Thread(target=end_with_parent, daemon=True).start()
+
+    return start

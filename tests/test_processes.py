@@ -3,11 +3,13 @@
 import os
 import pathlib
 import signal
+import tempfile
 
+import psutil
 import pytest
 
 from keras_lottery import processes
-from keras_lottery.processes import Processes, Serial
+from keras_lottery.processes import Process, Processes, Serial
 
 
 def die_once(path):
@@ -77,6 +79,46 @@ def test_call_gives_the_error_of_the_function():
 def test_call_tells_of_a_process_that_died():
     with pytest.raises(RuntimeError, match="ended without an answer"):
         processes.call(die)
+
+
+def test_a_process_keeps_its_state_and_imports_nothing_by_itself():
+    def imported():
+        import sys
+
+        return {"keras_lottery", "tensorflow"} & set(sys.modules)
+
+    def count():
+        import sys
+
+        sys.counted = getattr(sys, "counted", 0) + 1
+        return sys.counted
+
+    with Process() as process:
+        assert process.call(imported) == set()
+        assert [process.call(count) for _ in range(3)] == [1, 2, 3]
+
+
+def test_a_process_ends_with_the_one_that_started_it():
+    def start():
+        import os
+        import signal
+
+        from keras_lottery.processes import Process
+
+        pid = Process().call(os.getpid)
+        with open(path, "w") as file:
+            file.write(str(pid))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "pid")
+        with pytest.raises(RuntimeError, match="ended without an answer"):
+            processes.call(start)
+        pid = int(pathlib.Path(path).read_text())
+    psutil.wait_procs(
+        [psutil.Process(pid)] if psutil.pid_exists(pid) else [], 30
+    )
+    assert not psutil.pid_exists(pid)
 
 
 def test_without_affinity_every_core_counts(monkeypatch):

@@ -4,24 +4,36 @@ import csv
 import dataclasses
 import json
 import os
-import pathlib
-import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+import scripts
 
 # Whatever imports TensorFlow is imported in the tests that need it: the
 # processes of the subjects below import this module.
-ROOT = pathlib.Path(__file__).parent.parent
 # The scripts import each other as Python runs them: from their directory.
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(scripts.ROOT / "tools"))
 
-from benchmarks import figure, memory, pruning, summary  # noqa: E402
+from benchmarks import pruning_subjects, summary  # noqa: E402
+from benchmarks.measurement import (  # noqa: E402
+    PeakMemory,
+    Row,
+    Subject,
+    Unavailable,
+    Worker,
+    resident_mb,
+    take_turns,
+)
 from benchmarks.problem import Problem, share_kept  # noqa: E402
-from benchmarks.processes import Unavailable, Worker  # noqa: E402
-from benchmarks.subjects import LOOP, SUBJECTS, subjects_of  # noqa: E402
-from benchmarks.turns import Row, take_turns  # noqa: E402
+from benchmarks.subjects import (  # noqa: E402
+    EXPERIMENT,
+    LOOP,
+    PARTS,
+    SUBJECTS,
+    subjects_of,
+)
 
 LENET = "lenet_300_100"
 TINY = Problem(
@@ -61,14 +73,25 @@ class Failing(Counting):
         raise ArithmeticError("on purpose")
 
 
-def here(name):
-    return f"{__name__}:{name}"
+class Cold(Counting):
+    warm_up = False
+
+    def run(self):
+        return {**super().run(), "told": float(os.environ["TOLD"])}
+
+
+def here(name, **options):
+    return Subject(f"{__name__}:{name}", **options)
 
 
 def test_subjects_take_turns_in_processes_of_their_own(capfd):
     told, skipped = [], []
     rows, about = take_turns(
-        {"a": here("Counting"), "b": here("Counting"), "c": here("Lacking")},
+        {
+            "a": here("Counting"),
+            "b": here("Cold", repetitions=1, env={"TOLD": "7"}),
+            "c": here("Lacking"),
+        },
         TINY,
         2,
         told.append,
@@ -76,29 +99,30 @@ def test_subjects_take_turns_in_processes_of_their_own(capfd):
     )
     assert about == {"a": {"version": "1"}, "b": {"version": "1"}}
     assert len(skipped) == 1 and "no module named that" in skipped[0]
-    # The first run is warm-up and is not among them.
+    # A first run that warms up is not among them.
     times = [r for r in rows if r.metric == "step_ms"]
     assert [(r.subject, r.repetition, r.value) for r in times] == [
         ("a", 1, 20.0),
-        ("b", 1, 20.0),
+        ("b", 1, 10.0),
         ("a", 2, 30.0),
-        ("b", 2, 30.0),
     ]
+    assert [r.value for r in rows if r.metric == "told"] == [7.0]
     pids = {r.subject: r.value for r in rows if r.metric == "pid"}
     assert len({os.getpid(), *pids.values()}) == 3
     assert not any(r.value for r in rows if r.metric == "frameworks")
     once = {(r.subject, r.metric): r.value for r in rows if not r.repetition}
-    assert once["a", "runs"] == 3
+    assert once["a", "runs"] == 3 and once["b", "runs"] == 1
     assert once["b", "peak_rss_mb"] > 1
-    assert once["b", "warm_up_seconds"] > 0
-    assert any("repetition 2 of 2, b" in line for line in told)
+    assert once["a", "warm_up_seconds"] > 0
+    assert ("b", "warm_up_seconds") not in once
+    assert any("repetition 2 of 2, a" in line for line in told)
     assert "frameworks say" not in "".join(capfd.readouterr())
 
 
 def test_a_failure_in_a_process_is_told():
     with pytest.raises(RuntimeError, match="on purpose"):
-        with Worker(here("Failing"), TINY) as worker:
-            worker.ready()
+        with Worker(here("Failing")) as worker:
+            worker.prepare(TINY)
 
 
 # Arithmetic.
@@ -116,6 +140,10 @@ ROWS = [
     *rows_of(LOOP, [1.5, 2.5, 4.5], "evaluated_step_ms"),
     *rows_of("Keras fit", [3.0, 4.0, 20.0]),
     *rows_of("matrix products alone", [0.5, 0.5, 0.8]),
+    *rows_of(EXPERIMENT, [3.0]),
+    *rows_of(EXPERIMENT, [1.0], "steps_ms"),
+    *rows_of(EXPERIMENT, [0.5], "evaluation_ms"),
+    *rows_of(EXPERIMENT, [1.5], "rest_ms"),
     Row("Keras fit", LENET, "peak_rss_mb", None, 1234.4),
     Row("Keras fit", LENET, "density", None, 1.0),
     *rows_of("Keras fit", [7.0], network="conv_2"),
@@ -132,21 +160,34 @@ def test_ratios_are_taken_within_a_repetition():
     assert fit["peak_rss_mb"]["median"] == 1234.4
 
 
+ABOUT = {
+    LOOP: {"backend": "xla"},
+    EXPERIMENT: {"trainings": 18, "iterations": 3000, "dataset": "mnist"},
+}
+
+
 def test_the_table_shows_subjects_in_order_and_the_share_of_products():
-    text = summary.table(
-        summary.summarise(ROWS, LENET), LENET, {LOOP: {"backend": "xla"}}
-    )
-    lines = text.splitlines()
-    assert [line[:32].rstrip() for line in lines[1:4]] == [
-        LOOP,
-        "Keras fit",
-        "matrix products alone",
-    ]
+    text = summary.table(summary.summarise(ROWS, LENET), LENET, ABOUT)
+    head, *lines = text.splitlines()
+    assert head.split()[:4] == ["step", "ms", "min", "-"]
+    subjects = LOOP, EXPERIMENT, "Keras fit", "matrix products alone"
+    for line, subject in zip(lines, subjects):
+        assert line.startswith(f"{subject} ")
     assert lines[2].split()[2:] == (
         "4 3 - 20 3.00 2.00 - 5.00 1,234 100.0%".split()
     )
-    assert "backend xla, takes 2.5 ms" in lines[4]
-    assert "25% (20% - 50%)" in lines[5]
+    assert "backend xla, takes 2.5 ms" in text
+    assert "25% (20% - 50%)" in text
+
+
+def test_the_whole_experiment_is_told_by_its_parts():
+    text = summary.table(summary.summarise(ROWS, LENET), LENET, ABOUT)
+    line = text.splitlines()[2]
+    assert line.split()[2:] == "3 3 - 3 3.00 3.00 - 3.00".split()
+    assert (
+        "18 trainings of 3,000 steps on mnist, takes 3 ms a step, all "
+        "included: steps 1, evaluation 0.5, rest 1.5."
+    ) in text
 
 
 def test_without_this_packages_subject_there_are_no_ratios():
@@ -168,12 +209,12 @@ def test_csv_and_figure_hold_everything(tmp_path):
         "value": "1.0",
     }
     summaries = {n: summary.summarise(ROWS, n) for n in (LENET, "conv_2")}
-    figure.draw(summaries, tmp_path / "figure.png")
+    summary.draw(summaries, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 def test_products_are_the_gradients_of_a_linear_network():
-    from benchmarks import products
+    from benchmarks import other_subjects as products
 
     rng = np.random.default_rng(0)
     x = rng.normal(size=(5, 7))
@@ -186,7 +227,7 @@ def test_products_are_the_gradients_of_a_linear_network():
 
 
 def test_flop_counts_every_product_once():
-    from benchmarks import products
+    from benchmarks import other_subjects as products
 
     counted = []
 
@@ -210,7 +251,7 @@ def test_vgg_19_has_the_shapes_of_the_model():
         for layer in model.layers
         if hasattr(layer, "kernel")
     ]
-    assert pruning.vgg_19_shapes() == kernels
+    assert pruning_subjects.vgg_19_shapes() == kernels
 
 
 def test_sorting_prunes_what_prune_global_prunes():
@@ -219,27 +260,37 @@ def test_sorting_prunes_what_prune_global_prunes():
     shapes = [(40, 30), (30, 5)]
     subjects = [
         subject(None, shapes)
-        for subject in (pruning.Global, pruning.Sort, pruning.Argsort)
+        for subject in (
+            pruning_subjects.Global,
+            pruning_subjects.Sort,
+            pruning_subjects.Argsort,
+        )
     ]
     ours, *others = [subject.prune() for subject in subjects]
     assert masks.density(ours) == pytest.approx(0.8)
     for other in others:
         for path, mask in ours.items():
             np.testing.assert_array_equal(mask, other[path])
-    layerwise = pruning.Layerwise(None, shapes).finish()
+    layerwise = pruning_subjects.Layerwise(None, shapes).finish()
     assert layerwise["density"] == pytest.approx(0.8)
     assert layerwise["extra_mb"] > 0
 
 
-def test_peak_memory_is_of_this_process():
-    held = np.ones(10_000_000)
-    assert memory.peak_rss() >= held.nbytes / 1e6
+def test_peak_memory_is_more_than_what_is_left():
+    before = resident_mb()
+    with PeakMemory(interval=0.001) as memory:
+        held = np.ones(20_000_000)
+        size = held.nbytes / 1e6
+        while memory.peak_mb < before + 0.9 * size:
+            time.sleep(0.001)
+        del held
+    assert memory.peak_mb > resident_mb()
 
 
 def test_every_subject_runs_on_some_network():
-    for name, (where, networks) in SUBJECTS.items():
-        assert networks
-        assert subjects_of(networks[0], [name]) == {name: where}
+    for name, subject in SUBJECTS.items():
+        assert subject.networks
+        assert subjects_of(subject.networks[0], [name]) == {name: subject}
 
 
 # Tiny runs.
@@ -256,24 +307,49 @@ def test_the_problem_is_the_papers():
 
 
 @pytest.mark.parametrize(
-    "module, name, density",
-    [
-        ("loop", "CompiledLoop", 0.5),
-        ("fits", "PlainFit", 1.0),
-        ("fits", "WrappedFit", 0.5),
-    ],
+    "name, density",
+    [("CompiledLoop", 0.5), ("PlainFit", 1.0), ("WrappedFit", 0.5)],
 )
-def test_a_subject_trains_at_its_density(module, name, density):
-    subjects = __import__(f"benchmarks.{module}", fromlist=[name])
-    subject = getattr(subjects, name)(TINY)
+def test_a_subject_trains_at_its_density(name, density):
+    subject = Subject(f"benchmarks.keras_subjects:{name}").make(TINY)
     assert subject.run()["step_ms"] > 0
     assert subject.run()["step_ms"] > 0
     assert subject.finish()["density"] == pytest.approx(density, abs=1e-3)
 
 
+SMALL = {"dataset": "digits", "iterations": 4, "rounds": 1, "arms": ["ticket"]}
+
+
+def test_an_experiment_is_measured_as_a_whole():
+    from benchmarks.keras_subjects import WholeExperiment
+
+    subject = WholeExperiment(dataclasses.replace(TINY, experiment=SMALL))
+    assert subject.about["trainings"] == 2
+    # Of another seed each: nothing of the one before is found.
+    for _ in range(2):
+        values = subject.run()
+        parts = {name: values[f"{name}_ms"] for name in PARTS}
+        assert sum(parts.values()) == pytest.approx(values["step_ms"])
+        assert all(value > 0 for value in parts.values())
+
+
+def test_compiled_calls_are_timed_except_the_first_of_a_shape(tmp_path):
+    from benchmarks.keras_subjects import timed
+
+    from keras_lottery.experiments import Experiment
+    from keras_lottery.training.compiled import CompiledSteps
+
+    train = CompiledSteps.train
+    with timed() as calls:
+        Experiment(**SMALL, seed=7).run(tmp_path)
+    assert calls.steps == 8
+    assert calls.train > 0 and calls.evaluate > 0
+    assert CompiledSteps.train is train
+
+
 def test_torch_trains_half_of_the_weights():
     pytest.importorskip("torch")
-    from benchmarks.torch_loop import TorchLoop
+    from benchmarks.other_subjects import TorchLoop
 
     for network in (LENET, "conv_2"):
         subject = TorchLoop(dataclasses.replace(TINY, network=network))
@@ -282,26 +358,21 @@ def test_torch_trains_half_of_the_weights():
         assert density == pytest.approx(0.5, abs=1e-3)
 
 
-def script(*arguments):
-    return subprocess.run(
-        [sys.executable, ROOT / "tools" / "benchmark.py", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-
-
 def test_a_wrong_value_is_one_line():
-    result = script("--networks=lenet")
-    assert result.returncode == 2
-    assert result.stderr.strip().startswith("benchmark.py: --networks must")
-    assert result.stderr.count("\n") == 1
+    code, _, error = scripts.finish("benchmark", "--networks=lenet")
+    assert code == 2
+    assert error.strip().startswith("benchmark.py: --networks must")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_the_script_measures_every_subject(tmp_path):
-    result = script("--steps=2", "--repetitions=1", f"--output_dir={tmp_path}")
-    assert result.returncode == 0, result.stderr
+    code, out, error = scripts.finish(
+        "benchmark",
+        *("--steps=2", "--repetitions=1", "--dataset=digits"),
+        *("--iterations=4", "--rounds=1", f"--output_dir={tmp_path}"),
+    )
+    assert code == 0, error
     with open(tmp_path / "benchmark.csv") as file:
         rows = list(csv.DictReader(file))
     halves = [
@@ -315,4 +386,6 @@ def test_the_script_measures_every_subject(tmp_path):
     facts = json.loads((tmp_path / "benchmark.json").read_text())
     assert facts["cores"] and facts["command"]
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
-    assert LOOP in result.stdout
+    assert LOOP in out and "4 trainings of 4 steps on digits" in out
+    parts = {row["metric"] for row in rows if row["subject"] == EXPERIMENT}
+    assert parts >= {"step_ms", "steps_ms", "evaluation_ms", "rest_ms"}

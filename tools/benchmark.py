@@ -4,10 +4,12 @@
     python tools/benchmark.py --networks=lenet_300_100 --repetitions=9
 
 Training steps of this package's compiled loop and of its wrapped `fit`, of
-Keras' `fit`, tfmot and PyTorch; LeNet's matrix products alone; and pruning at
-VGG-19's shapes against sorting. Each subject lives in a process of its own
-and they take turns, so that compare only numbers of one run, as the ratios
-do. About eight minutes on two cores that have nothing else to do.
+Keras' `fit`, tfmot and PyTorch; LeNet's matrix products alone; a whole
+experiment of LeNet, all included, of the size that --iterations, --rounds and
+--arms say; and pruning at VGG-19's shapes against sorting. Each subject lives
+in a process of its own and they take turns, so that compare only numbers of
+one run, as the ratios do. About ten minutes on two cores that have nothing
+else to do.
 """
 
 import json
@@ -16,9 +18,22 @@ import sys
 
 import common
 from absl import flags
-from benchmarks.machine import cores, load, machine
-from benchmarks.problem import NETWORKS, Problem
-from benchmarks.subjects import LOOP, SUBJECTS, main_metric, subjects_of
+
+common.start()
+
+from benchmarks import summary  # noqa: E402
+from benchmarks.measurement import machine, take_turns  # noqa: E402
+from benchmarks.problem import NETWORKS, Problem  # noqa: E402
+from benchmarks.subjects import (  # noqa: E402
+    EXPERIMENT,
+    LOOP,
+    SUBJECTS,
+    main_metric,
+    subjects_of,
+)
+
+from keras_lottery import datasets  # noqa: E402
+from keras_lottery.experiments import Experiment  # noqa: E402
 
 FLAGS = flags.FLAGS
 
@@ -44,17 +59,32 @@ flags.DEFINE_list(
     "Only these, by the names in the table. Default: all there are.",
 )
 flags.DEFINE_string("output_dir", "runs/benchmark", "Where everything goes.")
+flags.DEFINE_string(
+    "dataset",
+    None,
+    "Of the whole experiment. Default: mnist, or digits where mnist is not "
+    "to be had.",
+)
+_EXPERIMENT = ("data_dir", "iterations", "rounds", "arms")
+common.define_flags(Experiment, _EXPERIMENT, iterations=3000, rounds=8)
+flags.adopt_module_key_flags(common)
 
 
 def main():
     steps = _steps()
+    wanted = {
+        name: subjects_of(name, FLAGS.subjects) for name in FLAGS.networks
+    }
+    experiment = None
+    if any(EXPERIMENT in subjects for subjects in wanted.values()):
+        experiment = _experiment()
     plans = [
-        (Problem.of(network, count), subjects)
+        (Problem.of(network, count, experiment), wanted[network])
         for network, count in zip(FLAGS.networks, steps)
-        if (subjects := subjects_of(network, FLAGS.subjects))
+        if wanted[network]
     ]
     os.makedirs(FLAGS.output_dir, exist_ok=True)
-    facts = {**machine(), "load_before": load()}
+    facts = machine()
     _print_machine(facts)
     try:
         _measure(plans, facts)
@@ -66,6 +96,21 @@ def main():
         f"\nEverything is in {FLAGS.output_dir}: benchmark.csv, "
         "benchmark.json, benchmark.png"
     )
+
+
+def _experiment():
+    """The arguments of the experiment that is run as a whole."""
+    arguments = common.values(Experiment, _EXPERIMENT)
+    dataset = FLAGS.dataset or "mnist"
+    try:
+        # It is decoded here, if that was never done: not part of what is timed.
+        datasets.check(dataset, FLAGS.data_dir)
+    except RuntimeError:
+        if FLAGS.dataset:
+            raise
+        dataset = "digits"
+    Experiment(dataset, **arguments)
+    return {"dataset": dataset, **arguments}
 
 
 def _steps():
@@ -93,19 +138,15 @@ def _steps():
 
 def _print_machine(facts):
     print(f"{facts['cpu']}, {facts['cores']} cores")
-    before = facts["load_before"]
-    if before is not None and before > 0.5:
+    if facts["load_before"] > 0.5:
         print(
-            f"Other processes keep {before:.1f} of {cores()} cores busy: do "
-            "not trust these numbers.",
+            f"Other processes keep {facts['load_before']:.1f} of "
+            f"{facts['cores']} cores busy: do not trust these numbers.",
             file=sys.stderr,
         )
 
 
 def _measure(plans, facts):
-    from benchmarks.summary import summarise, table
-    from benchmarks.turns import take_turns
-
     tell, skip = _progress()
     rows, about, summaries = [], {}, {}
     for problem, subjects in plans:
@@ -115,9 +156,9 @@ def _measure(plans, facts):
         )
         tell("")
         rows += new
-        summaries[network] = summarise(rows, network)
+        summaries[network] = summary.summarise(rows, network)
         print(f"\n{_title(problem)}")
-        print(table(summaries[network], network, about[network]))
+        print(summary.table(summaries[network], network, about[network]))
         _write(rows, {**facts, "subjects": about, "summary": summaries})
 
 
@@ -133,16 +174,14 @@ def _title(problem):
 
 def _write(rows, facts):
     """All that is known so far: a run that is stopped loses one network."""
-    from benchmarks.figure import draw
-    from benchmarks.summary import write_csv
 
     def path(suffix):
         return os.path.join(FLAGS.output_dir, f"benchmark.{suffix}")
 
-    write_csv(rows, path("csv"))
+    summary.write_csv(rows, path("csv"))
     with open(path("json"), "w") as file:
         json.dump(facts, file, indent=2)
-    draw(facts["summary"], path("png"))
+    summary.draw(facts["summary"], path("png"))
 
 
 def _progress():

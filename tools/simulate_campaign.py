@@ -3,11 +3,10 @@
     python tools/simulate_campaign.py
     python tools/simulate_campaign.py --jobs=1000 --workers=8
 
-First the coordinator hands out trainings that take no time, through the real
-store and executor, while some of the workers die: jobs a second, bytes and
-memory. Then the paper's campaign (six networks, every arm, five trials) is
-laid out on workers by the cost of one training: where the chain of levels
-limits it.
+First the coordinator hands out trainings that take no time and writes the run
+directory, while some of the workers die: jobs a second, bytes and memory. Then
+the paper's campaign (six networks, every arm, five trials) is laid out on
+workers by the cost of one training: where the chain of levels limits it.
 """
 
 import common
@@ -43,24 +42,19 @@ flags.DEFINE_integer("trials", 5, "Trials of the campaign.", lower_bound=1)
 
 
 def main():
-    from campaign import schedule, throughput
+    import campaign
 
-    steps = _step_ms(schedule.ROUNDS)
-    measured = throughput.measure(
-        FLAGS.jobs,
-        FLAGS.workers,
-        FLAGS.deaths,
-        round(1e6 * FLAGS.ticket_mb),
+    steps = _step_ms(campaign.ROUNDS)
+    measured = campaign.measure(
+        FLAGS.jobs, FLAGS.workers, FLAGS.deaths, FLAGS.ticket_mb
     )
     for name, value in measured.items():
         print(f"{name:>18}  {value:,.0f}")
-    campaign = [
+    campaigns = [
         (experiment, experiment.iterations * steps[experiment.model] / 1e3)
-        for experiment in schedule.experiments(FLAGS.trials)
+        for experiment in campaign.experiments(FLAGS.trials)
     ]
-    campaign.sort(key=lambda pair: -schedule.chain(*pair))
-    print()
-    _print_costs(schedule, campaign)
+    print(f"\n{campaign.costs(campaigns)}")
 
 
 def _step_ms(networks):
@@ -75,28 +69,6 @@ def _step_ms(networks):
             f"{', '.join(networks)}. Received: {','.join(FLAGS.step_ms)}"
         )
     return steps
-
-
-def _print_costs(schedule, campaign):
-    from keras_lottery.experiments.places import plan
-
-    sizes = (2, 64, 1000)
-    print(
-        f"{'hours':>14}{'trainings':>11}{'each':>8}{'worker h':>10}"
-        f"{'chain':>8}" + "".join(f"{n:>7} w" for n in sizes)
-    )
-    rows = [(e.model, [(e, seconds)]) for e, seconds in campaign]
-    for name, part in [*rows, ("all", campaign)]:
-        trainings = [len(plan(e)) for e, _ in part]
-        total = sum(n * s for n, (_, s) in zip(trainings, part))
-        chain = max(schedule.chain(*pair) for pair in part)
-        each = part[0][1] if len(part) == 1 else float("nan")
-        times = [schedule.makespan(part, workers) for workers in sizes]
-        print(
-            f"{name:>14}{sum(trainings):>11,}{each / 3600:>8.2f}"
-            f"{total / 3600:>10,.0f}{chain / 3600:>8,.1f}"
-            + "".join(f"{time / 3600:>9,.0f}" for time in times)
-        )
 
 
 if __name__ == "__main__":

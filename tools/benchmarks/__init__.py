@@ -1,3 +1,3 @@
-"""What the benchmark measures, and how: `problem` is trained by the subjects
-of `subjects`, each in a process of its own (`processes`), in turn (`turns`);
-`summary` and `figure` show it."""
+"""What the benchmark measures, and how: `problem` is trained or pruned by the
+subjects that `subjects` lists; `measurement` runs them, each in a process of
+its own, in turn; `summary` shows what came of it."""

@@ -30,6 +30,8 @@ class Problem:
         augment: bool, whether the network augments its images.
         examples: int, how many the made-up data set has.
         shape: tuple, of one image.
+        experiment: dict, arguments of the `Experiment` that is run as a
+            whole.
     """
 
     network: str
@@ -41,14 +43,16 @@ class Problem:
     augment: bool = False
     examples: int = 10_000
     shape: tuple = (32, 32, 3)
+    experiment: dict = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, network, steps=None):
+    def of(cls, network, steps=None, experiment=None):
         """The problem of a network.
 
         Args:
             network: str, one of `NETWORKS`.
             steps: optional int. Defaults to that of `STEPS`.
+            experiment: optional dict, arguments of an `Experiment`.
 
         Returns:
             A `Problem`.
@@ -68,6 +72,7 @@ class Problem:
             # An epoch must hold the steps: `fit` wraps around no data.
             max(_EXAMPLES.get(network, 0), steps * recipe.batch_size),
             _SHAPES.get(network, (32, 32, 3)),
+            experiment or {},
         )
 
     @property

@@ -1,35 +1,52 @@
-"""The subjects, by name: where they live and on which networks they run."""
+"""The subjects, by name: where they are and on which networks they run."""
+
+from benchmarks.measurement import Subject
 
 LOOP = "keras_lottery Loop"
+EXPERIMENT = "keras_lottery Experiment"
 GLOBAL = "keras_lottery prune_global"
+# The parts of an experiment's step: metrics `steps_ms` and so on.
+PARTS = ("steps", "evaluation", "rest")
 
-_ALL = ("lenet_300_100", "conv_2", "resnet_18")
-_SMALL = ("lenet_300_100", "conv_2")
+_LENET = ("lenet_300_100",)
+_SMALL = (*_LENET, "conv_2")
+_ALL = (*_SMALL, "resnet_18")
 _PRUNING = ("vgg_19",)
 
 SUBJECTS = {
-    LOOP: ("benchmarks.loop:CompiledLoop", _ALL),
-    "keras_lottery Loop in bfloat16": (
-        "benchmarks.loop:Bfloat16Loop",
-        ("conv_2", "resnet_18"),
+    LOOP: Subject("benchmarks.keras_subjects:CompiledLoop", _ALL),
+    # It takes minutes.
+    EXPERIMENT: Subject(
+        "benchmarks.keras_subjects:WholeExperiment", _LENET, repetitions=1
     ),
-    "keras_lottery wrapped fit": ("benchmarks.fits:WrappedFit", _ALL),
-    "Keras fit": ("benchmarks.fits:PlainFit", _ALL),
-    "Keras fit, tuned": ("benchmarks.fits:TunedFit", _ALL),
-    "tfmot fit": ("benchmarks.tfmot_fit:TfmotFit", _SMALL),
-    "PyTorch loop": ("benchmarks.torch_loop:TorchLoop", _SMALL),
-    "matrix products alone": (
-        "benchmarks.products:Products",
-        ("lenet_300_100",),
+    "keras_lottery Loop in bfloat16": Subject(
+        "benchmarks.keras_subjects:Bfloat16Loop", ("conv_2", "resnet_18")
     ),
-    GLOBAL: ("benchmarks.pruning:Global", _PRUNING),
-    "keras_lottery prune_layerwise": (
-        "benchmarks.pruning:Layerwise",
-        _PRUNING,
+    "keras_lottery wrapped fit": Subject(
+        "benchmarks.keras_subjects:WrappedFit", _ALL
     ),
-    "sort all scores": ("benchmarks.pruning:Sort", _PRUNING),
-    "argsort all scores": ("benchmarks.pruning:Argsort", _PRUNING),
-    "keras_lottery prune + rewind": ("benchmarks.rounds:Round", _PRUNING),
+    "Keras fit": Subject("benchmarks.keras_subjects:PlainFit", _ALL),
+    "Keras fit, tuned": Subject("benchmarks.keras_subjects:TunedFit", _ALL),
+    "tfmot fit": Subject(
+        "benchmarks.other_subjects:TfmotFit",
+        _SMALL,
+        env={"TF_USE_LEGACY_KERAS": "1"},
+    ),
+    "PyTorch loop": Subject("benchmarks.other_subjects:TorchLoop", _SMALL),
+    "matrix products alone": Subject(
+        "benchmarks.other_subjects:Products", _LENET
+    ),
+    GLOBAL: Subject("benchmarks.pruning_subjects:Global", _PRUNING),
+    "keras_lottery prune_layerwise": Subject(
+        "benchmarks.pruning_subjects:Layerwise", _PRUNING
+    ),
+    "sort all scores": Subject("benchmarks.pruning_subjects:Sort", _PRUNING),
+    "argsort all scores": Subject(
+        "benchmarks.pruning_subjects:Argsort", _PRUNING
+    ),
+    "keras_lottery prune + rewind": Subject(
+        "benchmarks.pruning_subjects:Round", _PRUNING
+    ),
 }
 
 
@@ -41,12 +58,12 @@ def subjects_of(network, wanted=None):
         wanted: optional list of names. Defaults to all.
 
     Returns:
-        A dict, name -> `"module:class"`.
+        A dict, name -> `Subject`.
     """
     return {
-        name: where
-        for name, (where, networks) in SUBJECTS.items()
-        if network in networks and (not wanted or name in wanted)
+        name: subject
+        for name, subject in SUBJECTS.items()
+        if network in subject.networks and (not wanted or name in wanted)
     }
 
 

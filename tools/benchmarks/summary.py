@@ -1,66 +1,28 @@
-"""Medians, spreads and ratios of rows; as a table, CSV and JSON."""
+"""Medians, ranges and ratios of what was measured: table, CSV and figure."""
 
-import collections
-import csv
 import dataclasses
-import statistics
 
-from benchmarks.subjects import LOOP, SUBJECTS, main_metric, reference
+import pandas as pd
 
-_FIELDS = ("subject", "network", "metric", "repetition", "value")
+from benchmarks.measurement import Row
+from benchmarks.subjects import (
+    EXPERIMENT,
+    LOOP,
+    PARTS,
+    SUBJECTS,
+    main_metric,
+    reference,
+)
+
+_FIELDS = [field.name for field in dataclasses.fields(Row)]
 _PRODUCTS = "matrix products alone"
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """Median, minimum and maximum over repetitions."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values):
-        """The spread of an iterable of numbers."""
-        values = list(values)
-        return cls(statistics.median(values), min(values), max(values))
-
-
-def by_metric(rows, network):
-    """What was measured on a network.
-
-    Args:
-        rows: list of `Row`.
-        network: str.
-
-    Returns:
-        A dict, subject -> metric -> repetition -> value.
-    """
-    values = collections.defaultdict(lambda: collections.defaultdict(dict))
-    for row in rows:
-        if row.network == network:
-            values[row.subject][row.metric][row.repetition] = row.value
-    return values
-
-
-def ratios(values, others):
-    """Spread of value / other, each within one repetition.
-
-    Args:
-        values: dict, repetition -> number.
-        others: dict, repetition -> number.
-
-    Returns:
-        A `Spread`, or `None` if they have no repetition in common.
-    """
-    common = [r for r in values if r in others and r is not None]
-    if not common:
-        return None
-    return Spread.of(values[r] / others[r] for r in common)
+_OWN, _OTHERS, _BOUND = "#0072B2", "#999999", "#E69F00"
+# The parts of an experiment.
+_SHADES = dict(zip(PARTS, (_OWN, "#56B4E9", "#BFE1F6")))
 
 
 def summarise(rows, network):
-    """Spreads and ratios of every subject.
+    """Medians, ranges and ratios of every subject.
 
     Args:
         rows: list of `Row`.
@@ -69,24 +31,51 @@ def summarise(rows, network):
     Returns:
         A dict, subject -> metric -> dict with `median`, `low`, `high`; for
         the main metric also `ratio`, the same of the ratio to this package's
-        subject: above 1 is slower.
+        subject in the same repetition: above 1 is slower.
     """
-    values, main = by_metric(rows, network), main_metric(network)
-    base = values.get(reference(network), {}).get(main, {})
+    data = _frame(row for row in rows if row.network == network)
     summary = {}
-    for subject, metrics in values.items():
-        summary[subject] = {
-            metric: dataclasses.asdict(Spread.of(numbers.values()))
-            for metric, numbers in metrics.items()
-        }
-        ratio = ratios(metrics[main], base)
-        if ratio:
-            summary[subject][main]["ratio"] = dataclasses.asdict(ratio)
+    for (subject, metric), values in data.groupby(["subject", "metric"]):
+        summary.setdefault(subject, {})[metric] = _spread(values["value"])
+    main = main_metric(network)
+    turns = data[data["metric"] == main].pivot(
+        index="repetition", columns="subject", values="value"
+    )
+    if reference(network) in turns:
+        ratios = turns.div(turns[reference(network)], axis="index")
+        for subject, values in ratios.items():
+            summary[subject][main]["ratio"] = _spread(values.dropna())
     return summary
 
 
+def _frame(rows):
+    frame = pd.DataFrame(map(dataclasses.asdict, rows), columns=_FIELDS)
+    return frame.astype({"repetition": "Int64"})
+
+
+def _spread(values):
+    return {
+        "median": float(values.median()),
+        "low": float(values.min()),
+        "high": float(values.max()),
+    }
+
+
+def write_csv(rows, path):
+    """One line for each number.
+
+    Args:
+        rows: list of `Row`.
+        path: str.
+    """
+    _frame(rows).to_csv(path, index=False)
+
+
+# Text.
+
+
 def table(summary, network, about=None):
-    """The table of one network, as aligned text.
+    """The table of one network, and what it says in sentences.
 
     Args:
         summary: dict, as `summarise` returns.
@@ -97,38 +86,39 @@ def table(summary, network, about=None):
         A str of lines.
     """
     main = main_metric(network)
-    memory = "extra_mb" if main == "prune_ms" else "peak_rss_mb"
-    lines = [
-        f"{'':<32}{main.replace('_', ' '):>10}{'min - max':>19}"
-        f"{'ratio':>8}{'min - max':>15}"
-        f"{'extra MB' if memory == 'extra_mb' else 'peak MB':>10}"
-        f"{'density':>9}{'warm-up s':>11}"
-    ]
-    for subject in SUBJECTS:
-        if subject in summary:
-            lines.append(_line(subject, summary[subject], main, memory))
-    return "\n".join([*lines, *_notes(summary, main, about or {})])
+    cells = {
+        subject: _cells(summary[subject], main)
+        for subject in SUBJECTS
+        if subject in summary
+    }
+    frame = pd.DataFrame.from_dict(cells, orient="index").fillna("")
+    return "\n".join([frame.to_string(), *_notes(summary, main, about or {})])
 
 
-def _line(subject, metrics, main, memory):
-    spread = metrics[main]
-    ratio = spread.get("ratio")
-    text = f"{subject:<32}{number(spread['median']):>10}"
-    text += f"{number(spread['low']) + ' - ' + number(spread['high']):>19}"
-    if ratio:
-        between = f"{ratio['low']:.2f} - {ratio['high']:.2f}"
-        text += f"{ratio['median']:>8.2f}{between:>15}"
-    else:
-        text += " " * 23
-    for metric, width, form in (
-        (memory, 10, ",.0f"),
-        ("density", 9, ".1%"),
-        ("warm_up_seconds", 11, ".1f"),
-    ):
-        known = metric in metrics
-        cell = format(metrics[metric]["median"], form) if known else ""
-        text += f"{cell:>{width}}"
-    return text.rstrip()
+def _cells(metrics, main):
+    """Dict, column -> text."""
+    spread, ratio = metrics[main], metrics[main].get("ratio")
+    memory = {"extra_mb": "extra MB", "peak_rss_mb": "peak MB"}
+    shown = "extra_mb" if main == "prune_ms" else "peak_rss_mb"
+
+    def cell(metric, form):
+        known = metrics.get(metric)
+        return format(known["median"], form) if known else ""
+
+    return {
+        main.replace("_", " "): number(spread["median"]),
+        "min - max": f"{number(spread['low'])} - {number(spread['high'])}",
+        "ratio": f"{ratio['median']:.2f}" if ratio else "",
+        # A column of another name, which looks the same.
+        "min - max ": _range(ratio, ".2f") if ratio else "",
+        memory[shown]: cell(shown, ",.0f"),
+        "density": cell("density", ".1%"),
+        "warm-up s": cell("warm_up_seconds", ".1f"),
+    }
+
+
+def _range(spread, form):
+    return f"{spread['low']:{form}} - {spread['high']:{form}}"
 
 
 def number(value):
@@ -138,6 +128,8 @@ def number(value):
 
 def _notes(summary, main, about):
     notes = []
+    if EXPERIMENT in summary:
+        notes.append(_experiment(summary[EXPERIMENT], about.get(EXPERIMENT)))
     loop = summary.get(LOOP, {})
     if "evaluated_step_ms" in loop:
         step = number(loop["evaluated_step_ms"]["median"])
@@ -150,7 +142,7 @@ def _notes(summary, main, about):
     if ratio:
         notes.append(
             f"The matrix products alone are {ratio['median']:.0%} "
-            f"({ratio['low']:.0%} - {ratio['high']:.0%}) of the Loop's step."
+            f"({_range(ratio, '.0%')}) of the Loop's step."
         )
     for subject, metrics in summary.items():
         if "extra_mb" in metrics and "model_mb" in metrics:
@@ -163,14 +155,92 @@ def _notes(summary, main, about):
     return notes
 
 
-def write_csv(rows, path):
-    """One line for each number.
+def _experiment(metrics, about):
+    size = ""
+    if about:
+        size = (
+            f", {about['trainings']} trainings of {about['iterations']:,} "
+            f"steps on {about['dataset']},"
+        )
+    parts = ", ".join(
+        f"{part} {number(metrics[f'{part}_ms']['median'])}" for part in PARTS
+    )
+    return (
+        f"The whole Experiment{size} takes "
+        f"{number(metrics['step_ms']['median'])} ms a step, all included: "
+        f"{parts}."
+    )
+
+
+# The figure.
+
+
+def draw(summaries, path):
+    """Draws medians, with lines from the minimum to the maximum.
 
     Args:
-        rows: list of `Row`.
-        path: str.
+        summaries: dict, network -> what `summarise` returns.
+        path: str; the suffix tells the format.
     """
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(_FIELDS)
-        writer.writerows(dataclasses.astuple(row) for row in rows)
+    # The object interface: drawing must not depend on a display.
+    from matplotlib.figure import Figure
+
+    heights = [len(summary) + 1.5 for summary in summaries.values()]
+    figure = Figure(
+        figsize=(8, 0.4 * sum(heights)), dpi=120, layout="constrained"
+    )
+    panels = figure.subplots(
+        len(summaries), 1, squeeze=False, height_ratios=heights
+    )
+    for axes, (network, summary) in zip(panels[:, 0], summaries.items()):
+        _bars(axes, summary, network)
+    figure.savefig(path)
+
+
+def _bars(axes, summary, network):
+    main = main_metric(network)
+    subjects = [subject for subject in SUBJECTS if subject in summary]
+    for row, subject in enumerate(subjects):
+        _bar(axes, row, subject, summary[subject], main)
+    axes.set_yticks(range(len(subjects)), subjects)
+    axes.invert_yaxis()
+    axes.margins(x=0.2)
+    axes.set_xlim(left=0)
+    if EXPERIMENT in summary:
+        axes.legend(fontsize=8, title=EXPERIMENT, title_fontsize=8)
+    unit = "ms a step" if main == "step_ms" else "ms a pruning"
+    axes.set_title(f"{network}, {unit}", fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _bar(axes, row, subject, metrics, main):
+    spread = metrics[main]
+    parts = [part for part in PARTS if f"{part}_ms" in metrics]
+    left = 0.0
+    for part in parts:
+        width = metrics[f"{part}_ms"]["median"]
+        axes.barh(
+            row, width, 0.7, left, color=_SHADES[part], label=part, zorder=1
+        )
+        left += width
+    if not parts:
+        axes.barh(row, spread["median"], 0.7, color=_colour(subject), zorder=1)
+    median = spread["median"]
+    reach = [[median - spread["low"]], [spread["high"] - median]]
+    axes.errorbar(median, row, xerr=reach, color="black", capsize=2)
+    ratio = spread.get("ratio")
+    times = f"  ({ratio['median']:.2f}x)" if ratio else ""
+    axes.annotate(
+        f"{number(median)} ms{times}",
+        (spread["high"], row),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+    )
+
+
+def _colour(subject):
+    if subject.startswith("keras_lottery"):
+        return _OWN
+    return _BOUND if subject.startswith("matrix") else _OTHERS

@@ -1,4 +1,4 @@
-"""Subjects: one round's pruning at VGG-19's shapes, against sorting.
+"""One round's pruning at VGG-19's shapes, against sorting.
 
 Each goes from weights to the masks of level 1, at the paper's rate. Sorting
 is what the common implementations do: the values, of which one becomes the
@@ -9,6 +9,8 @@ import time
 import tracemalloc
 
 import numpy as np
+
+from benchmarks.measurement import PeakMemory, resident_mb
 
 _RATE = 0.2
 _BLOCKS = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
@@ -112,3 +114,38 @@ class Argsort(Pruning):
             masks[path] = kept[start:end].reshape(mask.shape)
             start = end
         return masks
+
+
+class Round:
+    """What ends a round: recording the level, pruning, rewinding weights and
+    optimizer. Repetition k goes from level k to level k + 1."""
+
+    def __init__(self, problem):
+        from benchmarks.keras_subjects import optimizer
+        from keras_lottery import models, recipes, wrap
+
+        model = models.get(problem.network)(problem.shape, seed=0)
+        model = wrap(model, **recipes.RECIPES[problem.network].pruning)
+        model.compile(optimizer(problem), "mse")
+        model.optimizer.build(model.trainable_variables)
+        self._model = model
+
+    def run(self):
+        before = resident_mb()
+        with PeakMemory(interval=0.002) as memory:
+            began = time.perf_counter()
+            self._model.lottery.prune()
+            self._model.lottery.rewind()
+            seconds = time.perf_counter() - began
+        return {
+            "prune_ms": 1e3 * seconds,
+            "extra_mb": memory.peak_mb - before,
+            "left_mb": resident_mb() - before,
+        }
+
+    def finish(self):
+        weights = sum(w.numpy().nbytes for w in self._model.weights)
+        return {
+            "model_mb": 1e-6 * weights,
+            "density": self._model.lottery.density,
+        }

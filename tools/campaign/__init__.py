@@ -1,1 +1,0 @@
-"""Parts of the campaign simulation: without training, to see what scales."""
