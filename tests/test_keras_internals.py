@@ -416,6 +416,7 @@ def watches_memory(keep):
     return process_executor._USE_PSUTIL
 
 
+@pytest.mark.slow
 def test_keep_workers_that_grow_stops_the_watch():
     assert loky.process_executor._USE_PSUTIL
     assert processes.call(watches_memory, False)
