@@ -93,9 +93,18 @@ class Bench:
 
     def serves(self, experiment):
         """Whether it trains what another would train for an experiment."""
-        backends = self.experiment.backend, self.backend
-        same = dataclasses.replace(self.experiment, backend=experiment.backend)
-        return experiment == same and experiment.backend in backends
+        names = [
+            field.name
+            for field in dataclasses.fields(experiment)
+            if field.compare and field.name != "backend"
+        ]
+        return experiment.backend in (
+            self.experiment.backend,
+            self.backend,
+        ) and all(
+            getattr(experiment, name) == getattr(self.experiment, name)
+            for name in names
+        )
 
     # What arms are made of.
 
