@@ -274,17 +274,3 @@ def local_oracle(oracle):
     An oracle that is no client is returned as it is.
     """
     return getattr(oracle, "_oracle", oracle)
-
-
-# loky.
-
-
-def keep_workers_that_grow():
-    """Stops loky from replacing workers whose memory has grown by 300 MB.
-
-    TensorFlow grows by that, and a new worker would compile everything again.
-    Called in the worker.
-    """
-    from loky import process_executor
-
-    process_executor._USE_PSUTIL = False

@@ -9,7 +9,6 @@ that ends.
 import concurrent.futures
 import os
 import queue
-import signal
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -19,9 +18,11 @@ import cloudpickle
 import loky
 import psutil
 
-from keras_lottery import keras_internals
-
 T = TypeVar("T")
+
+# loky replaces processes that have grown by 300 MB, as TensorFlow makes them:
+# what they have compiled would be lost.
+_KEEP = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"}
 
 
 class Processes(concurrent.futures.Executor):
@@ -64,9 +65,8 @@ class Processes(concurrent.futures.Executor):
     def _pool(self, cores: list[int]) -> loky.ProcessPoolExecutor:
         pool = loky.ProcessPoolExecutor(
             1,
-            initializer=_become_worker,
-            initargs=(os.getpid(), cores),
-            env=self._env,
+            initializer=_end_with(os.getpid(), cores),
+            env={**_KEEP, **self._env},
         )
         pool.cores = cores
         return pool
@@ -223,12 +223,10 @@ class Process:
     """
 
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
-        # loky replaces processes that have grown, whose state would be lost.
-        keep = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"}
         self._pool = loky.ProcessPoolExecutor(
             1,
             initializer=_end_with(os.getpid(), silent=True),
-            env={**keep, **(env or {})},
+            env={**_KEEP, **(env or {})},
         )
 
     def __enter__(self) -> "Process":
@@ -303,26 +301,25 @@ def shares(workers: int) -> list[list[int]]:
     return [all_cores[first : first + size] for first in firsts]
 
 
-def _become_worker(parent: int, share: list[int]) -> None:
-    """Makes this process one that its parent ends, however that ends."""
-    # Ctrl-C reaches the whole group; the coordinator stops its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Before TensorFlow starts, which makes as many threads.
-    if hasattr(psutil.Process, "cpu_affinity"):
-        psutil.Process().cpu_affinity(share)
-    keras_internals.keep_workers_that_grow()
-    _end_with(parent)()
-
-
-def _end_with(parent: int, silent: bool = False) -> Callable[[], None]:
+def _end_with(
+    parent: int,
+    share: list[int] | None = None,
+    silent: bool = False,
+) -> Callable[[], None]:
     """What makes a process one that its parent ends, however that ends.
 
     A coordinator that was killed cannot stop its workers. The function is sent
     by value: a process imports nothing of this package for it.
+
+    Args:
+        parent: int, the number of the parent process.
+        share: optional list of int, the cores that the process may use.
+        silent: bool, whether what it writes to standard error is lost.
     """
 
     def start() -> None:
         import os
+        import signal
         import threading
         import time
 
@@ -343,6 +340,11 @@ def _end_with(parent: int, silent: bool = False) -> Callable[[], None]:
 
         if silent:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        # Ctrl-C reaches the whole group; the coordinator stops its workers.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Before TensorFlow starts, which makes as many threads.
+        if share and hasattr(psutil.Process, "cpu_affinity"):
+            psutil.Process().cpu_affinity(share)
         threading.Thread(target=end_with_parent, daemon=True).start()
 
     return start

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lottery import RewindPoint, Ticket
+
 EXAMPLES, BATCH = 16, 4
 
 
@@ -81,3 +83,17 @@ def same(one, other):
         a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
         for a, b in zip(map(np.asarray, one), map(np.asarray, other))
     )
+
+
+def ticket(level=0, **changes):
+    """A ticket of one weight of two numbers; `changes` replace its arrays."""
+    parts = {
+        "mask": np.array([True, False]),
+        "weight": np.array([1.0, 2.0], np.float32),
+        "slot": np.zeros(2, np.float32),
+        **changes,
+    }
+    point = RewindPoint(
+        0, {"kernel": parts["weight"]}, {"optimizer": {"0:m": parts["slot"]}}
+    )
+    return Ticket({"kernel": parts["mask"]}, point, level)

@@ -406,6 +406,7 @@ def test_without_tfds_says_so(monkeypatch):
         datasets.load("mnist")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, train, shape",
     [("mnist", 60_000, (28, 28, 1)), ("cifar10", 50_000, (32, 32, 3))],

@@ -12,6 +12,9 @@ import pytest
 from keras_lottery.experiments import Cluster, Experiment
 from keras_lottery.experiments.progress import Silence
 
+# Processes that start TensorFlow, each of them.
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = Experiment(
     rounds=2, iterations=40, eval_every=20, trials=2, backend="graph"

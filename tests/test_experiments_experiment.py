@@ -15,7 +15,7 @@ def test_the_paper_s_recipe_fills_what_is_left_open():
     assert conv.learning_rate == 3e-4 and conv.eval_every == 100
     assert conv.standardize and not conv.augment
     rates = conv.pruning()
-    assert rates["rate"] == 0.2 and rates["output_rate"] is None
+    assert rates["rate"] == 0.2 and rates["output_rate"] == 0.1
     assert list(rates["rates"].values()) == [0.15]
 
 

@@ -6,25 +6,12 @@ import types
 
 import numpy as np
 import pytest
+from small import ticket
 
-from keras_lottery import RewindPoint, Ticket
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.run import Run
 
 CHOICE = {"backend": "auto", "why": "a test", "asked": "auto"}
-
-
-def ticket(level=0, **changes):
-    parts = {
-        "mask": np.array([True, False]),
-        "weight": np.array([1.0, 2.0], np.float32),
-        "slot": np.zeros(2, np.float32),
-        **changes,
-    }
-    point = RewindPoint(
-        0, {"kernel": parts["weight"]}, {"optimizer": {"0:m": parts["slot"]}}
-    )
-    return Ticket({"kernel": parts["mask"]}, point, level)
 
 
 def training():

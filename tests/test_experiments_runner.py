@@ -106,6 +106,12 @@ def test_a_damaged_ticket_is_trained_again(tmp_path):
     assert Ticket.load(path).level == 0
 
 
+def test_a_wrong_number_of_workers_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`workers` must be an integer"):
+        SMALL.run(tmp_path / "run", workers=0)
+    assert not (tmp_path / "run").exists()
+
+
 def test_progress_tells_the_time_left():
     stream = io.StringIO()
     progress = Progress(stream)

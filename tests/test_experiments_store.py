@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from small import ticket
 
-from keras_lottery import RewindPoint, Ticket
+from keras_lottery import Ticket
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.plan import Place
 from keras_lottery.experiments.progress import Silence
@@ -110,19 +111,6 @@ def test_what_is_damaged_is_trained_again(kind, tmp_path):
     again, counts = run(SMALL, tmp_path / "b", shared=shared)
     assert again == results
     assert len(counts.trained) == 3
-
-
-def ticket(level=0, **changes):
-    parts = {
-        "mask": np.array([True, False]),
-        "weight": np.array([1.0, 2.0], np.float32),
-        "slot": np.zeros(2, np.float32),
-        **changes,
-    }
-    point = RewindPoint(
-        0, {"kernel": parts["weight"]}, {"optimizer": {"0:m": parts["slot"]}}
-    )
-    return Ticket({"kernel": parts["mask"]}, point, level)
 
 
 def test_the_key_depends_on_all_that_determines_a_training():

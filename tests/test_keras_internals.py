@@ -4,7 +4,6 @@ import json
 
 import keras
 import keras_tuner
-import loky
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -403,20 +402,3 @@ def test_local_oracle_of_a_client_and_of_the_chief(oracle, monkeypatch):
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker")
     client = oracle_client.OracleClient(oracle)
     assert keras_internals.local_oracle(client) is oracle
-
-
-# loky.
-
-
-def watches_memory(keep):
-    from loky import process_executor
-
-    if keep:
-        keras_internals.keep_workers_that_grow()
-    return process_executor._USE_PSUTIL
-
-
-def test_keep_workers_that_grow_stops_the_watch():
-    assert loky.process_executor._USE_PSUTIL
-    assert processes.call(watches_memory, False)
-    assert not processes.call(watches_memory, True)

@@ -137,3 +137,12 @@ def test_serial_runs_at_once():
     ran = []
     Serial().submit(ran.append, 1)
     assert ran == [1]
+
+
+def test_a_process_that_grows_is_kept(executor):
+    def most():
+        from loky import process_executor
+
+        return process_executor._MAX_MEMORY_LEAK_SIZE
+
+    assert executor.submit(most).result() > 10**12

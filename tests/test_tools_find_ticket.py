@@ -44,17 +44,16 @@ def test_it_ends_with_a_table_and_says_where_everything_is(tmp_path):
     assert "iterations=40 before, 50 now" in err
 
 
+# What is refused, and in which words, is the library's; see its tests.
 @pytest.mark.parametrize(
-    "flags, message",
+    "flag, message",
     [
-        (["--rate=1.2"], "`rate` must be in [0, 1). Received: rate=1.2"),
-        (["--arms=tiket"], "`arms` must be among"),
-        (["stray"], "stray arguments: stray"),
-        (["--workers=0"], "`workers` must be"),
+        ("--rate=1.2", "`rate` must be in [0, 1). Received: rate=1.2"),
+        ("stray", "stray arguments: stray"),
     ],
 )
-def test_a_wrong_value_is_one_line(flags, message, tmp_path):
-    code, out, err = finish(*flags, f"--run_dir={tmp_path / 'run'}")
+def test_a_wrong_value_is_one_line(flag, message, tmp_path):
+    code, out, err = finish(flag, f"--run_dir={tmp_path / 'run'}")
     assert code == 2 and err.count("\n") == 1 and message in err
     assert not (tmp_path / "run" / "results.csv").exists()
 

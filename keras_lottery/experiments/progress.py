@@ -47,13 +47,13 @@ class Progress(Silence):
         self._trained = self._found = 0
         self._running = []
         self._began = None
-        shown = hasattr(self.stream, "isatty") and self.stream.isatty()
-        notebook = tqdm.auto.tqdm is not tqdm.std.tqdm
-        make = tqdm.auto.tqdm if self.stream is sys.stderr else tqdm.std.tqdm
-        self._bar = make(
+        # In a notebook it is a widget, which needs no stream.
+        default = self.stream is sys.stderr
+        self._bar = (tqdm.auto.tqdm if default else tqdm.std.tqdm)(
             total=trainings * iterations,
             file=self.stream,
-            disable=not (shown or (notebook and make is tqdm.auto.tqdm)),
+            # Shown if the stream is a terminal.
+            disable=None,
             unit=" steps",
             unit_scale=True,
             dynamic_ncols=True,

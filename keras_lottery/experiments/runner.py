@@ -194,9 +194,9 @@ class Coordinator:
             self.board.add(result, curves)
 
     def _tell_backend(self):
-        """Says by what the run is trained, and why."""
+        """Says what trains the run, and why, unless it was asked for."""
         choice = self.directory.backend
-        if choice:
+        if choice and choice["asked"] != choice["backend"]:
             name, why = choice["backend"], choice["why"]
             self.progress.note(f"Training by {name}: {why}.")
 

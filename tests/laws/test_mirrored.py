@@ -21,6 +21,7 @@ def found():
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", mirrored_script.CHECKS)
 def test_on_two_devices(found, check):
     assert found[check] is None, found[check]
