@@ -321,30 +321,35 @@ SMALL = {"dataset": "digits", "iterations": 4, "rounds": 1, "arms": ["ticket"]}
 
 
 def test_an_experiment_is_measured_as_a_whole():
-    from benchmarks.keras_subjects import WholeExperiment
+    from benchmarks.keras_subjects import WholeExperiment, timed
 
-    subject = WholeExperiment(dataclasses.replace(TINY, experiment=SMALL))
-    assert subject.about["trainings"] == 2
-    # Of another seed each: nothing of the one before is found.
-    for _ in range(2):
-        values = subject.run()
-        parts = {name: values[f"{name}_ms"] for name in PARTS}
-        assert sum(parts.values()) == pytest.approx(values["step_ms"])
-        assert all(value > 0 for value in parts.values())
-
-
-def test_compiled_calls_are_timed_except_the_first_of_a_shape(tmp_path):
-    from benchmarks.keras_subjects import timed
-
-    from keras_lottery.experiments import Experiment
     from keras_lottery.training.compiled import CompiledSteps
 
     train = CompiledSteps.train
+    subject = WholeExperiment(dataclasses.replace(TINY, experiment=SMALL))
+    assert subject.about["trainings"] == 2
     with timed() as calls:
-        Experiment(**SMALL, seed=7).run(tmp_path)
-    assert calls.steps == 8
-    assert calls.train > 0 and calls.evaluate > 0
+        values = subject.run()
     assert CompiledSteps.train is train
+    assert calls.steps == 2 * 4
+    parts = {name: values[f"{name}_ms"] for name in PARTS}
+    assert sum(parts.values()) == pytest.approx(values["step_ms"])
+    assert all(value > 0 for value in parts.values())
+
+
+def test_the_first_call_of_a_shape_compiles_and_is_not_timed():
+    from benchmarks.keras_subjects import CallTimes
+
+    def method(steps, count, indices, data):
+        time.sleep(0.001)
+        return 1.5
+
+    times = CallTimes()
+    train = times.of_train(method)
+    assert train("steps", 3, np.zeros((4, 2)), None) == 1.5
+    assert times.steps == 3 and times.train == 0.0
+    train("steps", 4, np.zeros((4, 2)), None)
+    assert times.steps == 7 and times.train > 0.0
 
 
 def test_torch_trains_half_of_the_weights():
