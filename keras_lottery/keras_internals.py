@@ -222,11 +222,6 @@ def oracle_path(oracle):
     return oracle._get_oracle_fname()
 
 
-def trial_directory(oracle, trial_id):
-    """The directory of a trial."""
-    return oracle._get_trial_dir(trial_id)
-
-
 def replace_saving(oracle, save, save_trial):
     """Makes an oracle save itself and its trials by other functions.
 

@@ -335,14 +335,6 @@ def test_oracle_path_is_the_file_it_saves(oracle):
         assert json.load(file)["seed"] == 1
 
 
-def test_trial_directory_holds_the_file_of_the_trial(oracle, tmp_path):
-    trial = oracle.create_trial("worker")
-    directory = keras_internals.trial_directory(oracle, trial.trial_id)
-    assert directory.startswith(str(tmp_path))
-    with open(f"{directory}/trial.json") as file:
-        assert json.load(file)["trial_id"] == trial.trial_id
-
-
 def test_replace_saving_is_what_the_oracle_calls(oracle):
     saved, trials = [], []
     keras_internals.replace_saving(
