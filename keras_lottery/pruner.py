@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lottery import criteria, optimizers, rewinding, schedules
+from keras_lottery import criteria, rewinding, schedules, state
 from keras_lottery import masks as masks_lib
 from keras_lottery.attachment import Attachment, check_masks
 from keras_lottery.callbacks import FitHooks
@@ -118,11 +118,11 @@ class LotteryTicketPruner:
         self.rounds, self.seed = rounds, seed
         self.level = 0
         self.levels = Levels()
-        self.is_paused = False
+        self.state = state.SearchState(self)
         self.fit_hooks = FitHooks(self)
         self._rewind_point: RewindPoint | None = None
-        self._attachment = Attachment(
-            model, self._rates, masks, self.capture, self._meet
+        self.attachment = Attachment(
+            model, self._rates, masks, self.state.attached, self._meet
         )
         self.attach()
 
@@ -138,16 +138,16 @@ class LotteryTicketPruner:
         Returns:
             What `train` returned.
         """
+        self.state.resume()
         if self.resting:
-            return train()
+            return self.fit_hooks.untouched(train)
         with self.fit_hooks.watched():
             history = train()
-        if self.fit_hooks.left_nan():
+        if self.fit_hooks.failed():
             return history
         self.record(history)
         if not self.resting:
-            self.prune()
-            self.rewind()
+            self.state.advance()  # `prune` and `rewind`, as one step.
         return history
 
     def run_fit(
@@ -176,8 +176,7 @@ class LotteryTicketPruner:
         """
         rounds = self.rounds if rounds is None else rounds
         check_integer("rounds", rounds, minimum=0)
-        if self.is_paused:
-            raise ValueError("`find` must not be called while paused.")
+        self.state.check_find()
         before, self.rounds = self.rounds, rounds
         own_class = getattr(type(self.model), "unwrapped_class", None)
         fit = functools.partial((own_class or type(self.model)).fit, self.model)
@@ -185,13 +184,9 @@ class LotteryTicketPruner:
         try:
             with steps():
                 while not self.resting:
-                    trained = len(self.levels)
                     self.run_fit(fit, x, y, **fit_arguments)
-                    if len(self.levels) == trained:
-                        raise FloatingPointError(
-                            f"Level {self.level} was not trained: its weights "
-                            "are NaN. Try a smaller learning rate."
-                        )
+                    if self.fit_hooks.problem is not None:
+                        raise self.fit_hooks.problem
         finally:
             self.rounds = before
         return self.levels
@@ -201,18 +196,17 @@ class LotteryTicketPruner:
 
         Nothing is rewound: pruned weights become zero, the others stay.
         """
-        self._require_attached()
-        if not self.levels.has(self.level):
+        self.state.require("prune")
+        rewinding.check_captured(self.rewind_to, self.rewind_point.step)
+        if self.state.phase != state.TRAINED:
             self.record()
         masks = self.next_masks(
             self.level,
             self.masks,
             self.rewind_point.weights,
-            self._attachment.kernels,
+            self.attachment.kernels,
         )
-        self._attachment.assign_masks(masks)
-        self._attachment.clear_pruned_slots()
-        self.level += 1
+        self.state.prune(self.level + 1, masks)
 
     def next_masks(
         self, level: int, masks: Masks, initial: Arrays, trained: Arrays
@@ -229,14 +223,16 @@ class LotteryTicketPruner:
             A dict, weight path -> boolean array.
         """
         score = self.scores(level, masks, initial, trained)
+        schedules_of = self.attachment.schedules_now()
+        live = {path: masks[path] for path in schedules_of}
         if self.scope == "global":
             rate = schedules.rate_at(self._rates.rate, level, "the pool")
-            return masks_lib.prune_global(masks, rate, score)
+            return masks | masks_lib.prune_global(live, rate, score)
         rates = {
             path: schedules.rate_at(schedule, level, path)
-            for path, schedule in self._attachment.schedules.items()
+            for path, schedule in schedules_of.items()
         }
-        return masks_lib.prune_layerwise(masks, rates, score)
+        return masks | masks_lib.prune_layerwise(live, rates, score)
 
     def scores(
         self, level: int, masks: Masks, initial: Arrays, trained: Arrays
@@ -266,14 +262,8 @@ class LotteryTicketPruner:
 
         Weights become mask * theta; see `RewindPoint` for all that goes back.
         """
-        self._require_attached()
-        weights, optimizer = rewinding.parts_rewound(self.rewind_to)
-        if weights:
-            self.rewind_point.restore_weights(self.model)
-        if optimizer:
-            self.rewind_point.restore_optimizers(self.model, self.optimizers())
-            self._attachment.clear_pruned_slots()
-            self.fit_hooks.rewound()
+        self.state.require("rewind")
+        self.state.rewind()
 
     def capture(self, step: int = 0) -> None:
         """Makes the state of training as it is now the rewind point.
@@ -281,41 +271,46 @@ class LotteryTicketPruner:
         `fit` does it by itself; a training loop of one's own calls it after
         `step` steps, if it is not to rewind to where the pruner was made.
         """
-        self._require_attached()
-        self._rewind_point = RewindPoint.capture(
-            self.model, step, self.optimizers()
-        )
+        self.state.require("capture")
+        self.set_rewind_point(step)
 
     def record(self, history: Any = None) -> Level:
         """Appends the level, as trained now, to `levels`."""
-        self._require_attached()
-        steps = history.params.get("steps") if history is not None else None
-        return self.levels.record(
+        self.state.require("record")
+        self.attachment.apply_masks()
+        record = self.levels.record(
             self.level,
             self.masks,
             rewinding.copy_state(self.model),
             dict(history.history) if history is not None else None,
-            steps,
+            self.fit_hooks.evaluated_at(history),
         )
+        self.state.trained()
+        return record
 
     # What can be asked of it.
 
     @property
     def masks(self) -> Masks:
         """Dict, weight path -> boolean array, `True` where it survives."""
-        self._require_attached()
-        return self._attachment.masks()
+        self.require_attached()
+        return self.attachment.masks()
 
     @property
     def attached(self) -> bool:
         """Whether the model has been built and its kernels are masked."""
-        return bool(self._attachment.kernels)
+        return bool(self.attachment.kernels)
 
     @property
     def resting(self) -> bool:
         """Whether `fit` only trains: paused, or the last ticket is trained."""
         done = self.rounds is not None and self.level >= self.rounds
-        return self.is_paused or (done and self.levels.has(self.level))
+        return self.is_paused or (done and self.state.phase == state.TRAINED)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether `fit` trains under the mask, without a round."""
+        return self.state.is_paused or self.state.lent is not None
 
     @property
     def density(self) -> float:
@@ -334,7 +329,7 @@ class LotteryTicketPruner:
     @property
     def rewind_point(self) -> RewindPoint:
         """The `RewindPoint`."""
-        self._require_attached()
+        self.require_attached()
         # Captured when the model was attached.
         assert self._rewind_point is not None
         return self._rewind_point
@@ -354,10 +349,11 @@ class LotteryTicketPruner:
             A `Ticket`; that of a trained level also holds what it was
             trained to.
         """
-        self._require_attached()
+        self.require_attached()
         # The pruner's own goes on to meet other optimizers.
         point, config = self.rewind_point.copy(), self.get_config()
         if level is None:
+            point = self.fit_hooks.late_rewind_point() or point
             return Ticket(self.masks, point, self.level, config)
         record = self.levels.find(level)
         return Ticket(
@@ -366,7 +362,7 @@ class LotteryTicketPruner:
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, as far as a file can hold them."""
-        return to_config(self, self._attachment.schedules)
+        return to_config(self, self.attachment.schedules)
 
     def load(
         self,
@@ -382,22 +378,28 @@ class LotteryTicketPruner:
             with_optimizers: bool, whether the state of optimizers is the
                 ticket's also where the model has a fresh one of its own.
         """
-        self._require_attached()
+        self.state.require("load")
+        self.take(ticket, names)
+        self.rewind_point.restore_weights(self.model)
+        if with_optimizers:
+            self.rewind_point.optimizers.update(ticket.rewind_point.optimizers)
+
+    def take(self, ticket: Ticket, names: dict[str, str] | None = None) -> None:
+        """`load`, but for the model's weights, which stay as they are."""
+        self.require_attached()
         places = ticket.match(self.model, names)
         masks = {places[p]: mask for p, mask in ticket.masks.items()}
-        self._attachment.check_masked(masks)
+        self.attachment.check_masked(masks)
         point = ticket.rewind_point
         self._rewind_point = RewindPoint(
             point.step,
             {places[path]: array for path, array in point.weights.items()},
             dict(point.optimizers),
         )
-        self._attachment.assign_masks(masks)
-        self.level, self.fit_hooks.started = ticket.level, ticket.level > 0
-        self.rewind_point.restore_weights(self.model)
-        self._attachment.meet_optimizers(again=True)
-        if with_optimizers:
-            self.rewind_point.optimizers.update(point.optimizers)
+        self.attachment.assign_masks(masks)
+        self.level = ticket.level
+        self.state.loaded(ticket.level)
+        self.attachment.meet_optimizers(again=True)
 
     # Contexts.
 
@@ -418,30 +420,22 @@ class LotteryTicketPruner:
             model.evaluate(x, y)
         ```
         """
-        record = self.levels.find(level)
-        before, masks = rewinding.copy_state(self.model), self.masks
-        try:
-            self._attachment.assign_masks(record.masks)
-            rewinding.assign_state(self.model, record.trained_weights)
-            with self.paused():
-                yield self.model
-        finally:
-            self._attachment.assign_masks(masks)
-            rewinding.assign_state(self.model, before)
+        with self.state.lending(self.levels.find(level)):
+            yield self.model
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[keras.Model]:
         """`fit` trains under the mask, without pruning or rewinding."""
-        before, self.is_paused = self.is_paused, True
+        before, self.state.is_paused = self.state.is_paused, True
         try:
             yield self.model
         finally:
-            self.is_paused = before
+            self.state.is_paused = before
 
     def wrap_optimizer(self, optimizer: Any) -> Any:
         """The same optimizer, for a custom loop: its gradients are masked
         and `rewind` sets it back."""
-        self._attachment.give(optimizer)
+        self.attachment.give(optimizer)
         return optimizer
 
     # The model under it.
@@ -452,39 +446,41 @@ class LotteryTicketPruner:
         Args:
             data: optional batch, to build an unbuilt model with.
         """
-        self._attachment.attach(data)
+        self.attachment.attach(data)
 
     def detach(self) -> None:
         """Takes masks and hooks off the model, which keeps its zeros."""
-        self._attachment.detach()
+        self.attachment.detach()
 
     def optimizers(self) -> dict[str, Any]:
         """Dict, name -> optimizer: the model's and those it was given."""
-        return self._attachment.optimizers()
+        return self.attachment.optimizers()
 
-    def clear_pruned_slots(self) -> None:
-        """Zeroes what optimizers remember of pruned weights."""
-        self._attachment.clear_pruned_slots()
+    def restore(self) -> None:
+        """`rewind`, at whatever time."""
+        weights, optimizers = rewinding.parts_rewound(self.rewind_to)
+        if weights:
+            self.rewind_point.restore_weights(self.model)
+        if optimizers:
+            self.rewind_point.restore_optimizers(self.model, self.optimizers())
+            self.attachment.clear_pruned_slots()
+            self.fit_hooks.rewound()
 
-    def _meet(self, name: str, optimizer: Any) -> None:
-        """A new optimizer's fresh state belongs to the rewind point."""
-        point = self._rewind_point
-        if point is None:
-            return
-        fresh = optimizers.is_fresh(optimizer)
-        if point.step == 0 and (fresh or name not in point.optimizers):
-            point.optimizers[name] = rewinding.copy_optimizer(
-                optimizer, self.fit_hooks.at_begin.get(name)
-            )
-        elif fresh and name in point.optimizers:
-            rewinding.restore_optimizer(optimizer, point.optimizers[name])
-            optimizers.clear_pruned_slots(optimizer)
-
-    def _require_attached(self) -> None:
+    def require_attached(self) -> None:
+        """Refuses a model that has no masks yet."""
         if not self.attached:
             self.attach()
         if not self.attached:
-            raise ValueError(
-                "The model must be built before it can be pruned: call it on "
-                f"a batch, or `fit` it. Received: model={self.model.name!r}"
-            )
+            raise self.attachment.not_built()
+
+    def set_rewind_point(self, step: int = 0) -> None:
+        """`capture`, at whatever time."""
+        self._rewind_point = RewindPoint.capture(
+            self.model, step, self.optimizers()
+        )
+
+    def _meet(self, name: str, optimizer: Any, replaces: bool) -> None:
+        """A new optimizer's fresh state belongs to the rewind point."""
+        if self._rewind_point is not None:
+            early = self.fit_hooks.at_begin.get(name)
+            self._rewind_point.meet(name, optimizer, early, replaces)

@@ -6,6 +6,8 @@ are passed through without knowing them, and it makes no difference whether the
 model is Sequential, functional, nested or subclassed with its own `call`.
 """
 
+import itertools
+
 import keras
 import tensorflow as tf
 
@@ -37,16 +39,7 @@ def output_variables(model, variables, data=None):
     Raises:
         TracingError: If the model cannot be traced.
     """
-    spec = _input_spec(model, data)
-    try:
-        graph = _forward_graph(model, spec)
-    except Exception as error:
-        raise TracingError(
-            "The output layers could not be found, because the model could "
-            f"not be traced ({type(error).__name__}: {error}). Give "
-            "`output_rate` the value of `rate` to prune all layers alike, "
-            "with rates={...} for those that differ."
-        ) from error
+    graph = trace(model, data)
     captured = {inner.name for _, inner in graph.captures}
     inputs = [t for t in graph.inputs if t.name not in captured]
     handles = {id(c.handle): id(v) for v in variables for c in copies(v)}
@@ -94,6 +87,35 @@ def _kernels_met_by_data(graph, inputs, kernels):
     return met
 
 
+def trace(model, data=None, training=False):
+    """The graph of a model's forward pass, which builds what it uses.
+
+    Args:
+        model: a built `keras.Model`.
+        data: optional batch of inputs, if the model does not know its own
+            input shapes.
+        training: bool, passed on to `call`.
+
+    Returns:
+        A `tf.Graph`.
+
+    Raises:
+        TracingError: If the model cannot be traced.
+    """
+    problem = None
+    for arguments in _input_specs(model, data):
+        try:
+            return _forward_graph(model, arguments, training)
+        except Exception as error:
+            problem = problem or error
+    raise TracingError(
+        "The output layers could not be found, because the model could not be "
+        f"traced ({type(problem).__name__}: {problem}). Give `output_rate` the "
+        "value of `rate` to prune all layers alike, with rates={...} for those "
+        "that differ."
+    ) from problem
+
+
 def operations(model, inputs):
     """The kinds of operation that a forward pass in training consists of.
 
@@ -115,44 +137,63 @@ def operations(model, inputs):
     spec = keras.tree.map_structure(
         lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), inputs
     )
-    graph = _forward_graph(model, spec, training=True).as_graph_def()
+    graph = _forward_graph(model, {None: spec}, training=True).as_graph_def()
     bodies = [function.node_def for function in graph.library.function]
     return {node.op for nodes in (graph.node, *bodies) for node in nodes}
 
 
-def _forward_graph(model, spec, training=False):
-    arguments = keras_internals.training_argument(model, training)
+def _forward_graph(model, arguments, training=False):
+    """`arguments`: dict, name -> specs; `None` is the first by position."""
+    training = keras_internals.training_argument(model, training)
+    arguments = dict(arguments)
+    first = [arguments.pop(None)] if None in arguments else []
 
-    def forward(inputs):
-        return model(inputs, **arguments)
+    def forward(*args, **kwargs):
+        return model(*args, **kwargs, **training)
 
     with tf.init_scope():
         function = tf.function(forward, autograph=False)
-        return function.get_concrete_function(spec).graph
+        return function.get_concrete_function(*first, **arguments).graph
 
 
-def _input_spec(model, data):
+def _input_specs(model, data):
+    """The arguments of `call` to try, one after the other."""
     if data is not None:
-        return keras.tree.map_structure(
-            lambda x: tf.TensorSpec(x.shape, x.dtype), data
-        )
+        return [{None: keras.tree.map_structure(_spec, data)}]
     if getattr(model, "inputs", None):
         # A functional model may take a dict; its `inputs` are always flat.
         inputs = keras_internals.input_structure(model)
         if isinstance(model, keras.Sequential):
             (inputs,) = model.inputs
-        return keras.tree.map_structure(
-            lambda x: tf.TensorSpec(x.shape, x.dtype), inputs
-        )
-    # A subclassed model remembers the shapes it was built with.
+        return [{None: keras.tree.map_structure(_spec, inputs)}]
+    # A subclassed model remembers the shapes it was built with, by argument.
     shapes = keras_internals.shapes_built_with(model)
-    if not shapes or len(shapes) != 1:
+    if not shapes:
         raise TracingError(
             "The output layers could not be found: the model does not know "
-            "the shapes of its inputs. Train it by `fit`, or give "
-            "`output_rate` the value of `rate` to prune all layers alike."
+            "the shapes of its inputs. Train it by `fit`, give "
+            "`lottery.attach` a batch `(x,)`, or give `output_rate` the value "
+            "of `rate` to prune all layers alike."
         )
-    (shape,) = shapes.values()
-    return keras.tree.map_shape_structure(
-        lambda s: tf.TensorSpec(s, keras.backend.floatx()), shape
+    names = [name.removesuffix("_shape") for name in shapes]
+    if len(names) == 1:
+        names = [None]
+    # It does not remember the types: indices of an embedding are integers.
+    types = itertools.product(
+        (keras.backend.floatx(), "int32"), repeat=len(names)
     )
+    return (
+        {
+            name: keras.tree.map_shape_structure(
+                lambda s, dtype=dtype: tf.TensorSpec(s, dtype), shape
+            )
+            for name, shape, dtype in zip(names, shapes.values(), dtypes)
+        }
+        for dtypes in itertools.islice(types, 16)
+    )
+
+
+def _spec(value):
+    if isinstance(value, (tf.RaggedTensor, tf.SparseTensor)):
+        return tf.type_spec_from_value(value)
+    return tf.TensorSpec(value.shape, value.dtype)

@@ -95,7 +95,7 @@ def test_masks_are_in_the_order_of_the_weights():
 
 def test_scope_global_has_one_threshold():
     pruner = pruner_of(scope="global")
-    before = [np.abs(v.numpy()) for v in pruner._attachment.kernels.values()]
+    before = [np.abs(v.numpy()) for v in pruner.attachment.kernels.values()]
     pruner.prune()
     masks = list(pruner.masks.values())
     assert sum(kept(pruner)) == 42 - 21

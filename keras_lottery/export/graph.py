@@ -97,6 +97,8 @@ def graph_of(model):
             "`model` must be a Keras 3 model (keras.Model). "
             f"Received: model={model!r}"
         )
+    if hasattr(model, "lottery"):
+        model.lottery.state.check_export()
     functional = functional_of(model)
     if functional is None:
         why = (
