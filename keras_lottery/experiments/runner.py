@@ -38,7 +38,6 @@ def run(
     directory = Run(run_dir)
     try:
         with directory.lock():
-            directory.claim(experiment)
             experiment.check_data()
             sent = experiment
             if not getattr(executor, "shares_files", True):
