@@ -14,8 +14,7 @@ import keras
 from keras_lottery.keras_internals import unpickle_model
 from keras_lottery.pruner import LotteryTicketPruner
 from keras_lottery.scopes import find_kernels
-from keras_lottery.search_config import from_config
-from keras_lottery.tickets import Ticket
+from keras_lottery.tickets import Ticket, search_arguments
 
 _TICKET = "lottery.ticket"
 
@@ -66,7 +65,7 @@ class LotteryModel:
         kernels = find_kernels(model) if model.built else ()
         lottery = config["lottery"]
         places = dict(zip(lottery["rates"], [k.path for k in kernels]))
-        return wrap(model, **from_config(lottery, places))
+        return wrap(model, **search_arguments(lottery, places))
 
     def save_assets(self, inner_path):
         if self.lottery.attached:
@@ -149,7 +148,7 @@ def unwrap(model: keras.Model) -> keras.Model:
 
 def _wrap_by_ticket(ticket, model, names, arguments):
     """What `Ticket.apply` does to a model."""
-    config = from_config(ticket.config, ticket.match(model, names))
+    config = search_arguments(ticket.config, ticket.match(model, names))
     model = wrap(model, **{**config, **arguments})
     try:
         model.lottery.load(ticket, names)
