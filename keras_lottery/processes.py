@@ -29,7 +29,8 @@ class Processes(concurrent.futures.Executor):
     """One process a slot, each pinned to its share of the cores.
 
     A process that dies takes only its own job with it: it is replaced and the
-    job is run again.
+    job is run again. Each imports TensorFlow when it starts, without the
+    messages about devices: the process that starts it has shown them.
 
     Args:
         workers: int, number of processes.
@@ -314,10 +315,12 @@ def _end_with(
     Args:
         parent: int, the number of the parent process.
         share: optional list of int, the cores that the process may use.
-        silent: bool, whether what it writes to standard error is lost.
+        silent: bool, whether all that it writes to standard error is lost.
+            Otherwise TensorFlow's messages at its start are, no more.
     """
 
     def start() -> None:
+        import contextlib
         import os
         import signal
         import threading
@@ -338,13 +341,20 @@ def _end_with(
                 pass
             os._exit(1)
 
-        if silent:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        shown = os.dup(2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         # Ctrl-C reaches the whole group; the coordinator stops its workers.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Before TensorFlow starts, which makes as many threads.
         if share and hasattr(psutil.Process, "cpu_affinity"):
             psutil.Process().cpu_affinity(share)
         threading.Thread(target=end_with_parent, daemon=True).start()
+        if not silent:
+            # A job that needs TensorFlow says itself why it has none.
+            with contextlib.suppress(Exception):
+                import tensorflow as tf
+
+                tf.config.list_physical_devices()
+            os.dup2(shown, 2)
 
     return start

@@ -26,8 +26,7 @@ from keras_lottery.checks import check_integer
 from keras_lottery.levels import Level, Levels
 from keras_lottery.rewinding import RewindPoint
 from keras_lottery.scopes import Rates, check_model
-from keras_lottery.search_config import to_config
-from keras_lottery.tickets import Ticket
+from keras_lottery.tickets import Ticket, search_config
 
 Arrays = dict[str, NDArray]
 Masks = dict[str, NDArray]
@@ -362,7 +361,7 @@ class LotteryTicketPruner:
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, as far as a file can hold them."""
-        return to_config(self, self.attachment.schedules)
+        return search_config(self, self.attachment.schedules)
 
     def load(
         self,

@@ -15,8 +15,7 @@ from keras_lottery import saving
 from keras_lottery.keras_internals import unpickle_model
 from keras_lottery.pruner import LotteryTicketPruner
 from keras_lottery.scopes import find_kernels
-from keras_lottery.search_config import from_config
-from keras_lottery.tickets import Ticket
+from keras_lottery.tickets import Ticket, search_arguments
 
 
 class LotteryModel:
@@ -65,7 +64,7 @@ class LotteryModel:
         kernels = find_kernels(model) if model.built else ()
         lottery = config["lottery"]
         places = dict(zip(lottery["rates"], [k.path for k in kernels]))
-        return wrap(model, **from_config(lottery, places))
+        return wrap(model, **search_arguments(lottery, places))
 
     def save(self, filepath, overwrite=True, zipped=None, **kwargs):
         """`keras.Model.save`, with the search in the file."""
@@ -198,7 +197,7 @@ def unwrap(model: keras.Model) -> keras.Model:
 
 def _wrap_by_ticket(ticket, model, names, arguments):
     """What `Ticket.apply` does to a model."""
-    config = from_config(ticket.config, ticket.match(model, names))
+    config = search_arguments(ticket.config, ticket.match(model, names))
     model = wrap(model, **{**config, **arguments})
     try:
         model.lottery.load(ticket, names)

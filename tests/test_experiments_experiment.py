@@ -176,3 +176,46 @@ def test_an_experiment_in_mixed_precision(tmp_path):
     )
     results = experiment.run(tmp_path)
     assert all(r.early_stop_test_accuracy > 0.2 for r in results)
+
+
+def own(input_shape, classes):
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            keras.layers.Flatten(),
+            keras.layers.Dense(4, "relu"),
+            keras.layers.Dense(classes),
+        ]
+    )
+
+
+def test_a_wrapped_model_has_the_names_of_a_new_process():
+    experiment = Experiment(model=own, iterations=10, rate=0.3)
+    data = experiment.load_data(0)
+    keras.layers.Dense(1)
+    first, second, other = (
+        experiment.wrapped_model(data, seed) for seed in (0, 0, 1)
+    )
+    paths = [weight.path for weight in first.weights]
+    assert [path.split("/")[-2] for path in paths] == [
+        *("dense", "dense"),
+        *("dense_1", "dense_1"),
+    ]
+    assert paths == [weight.path for weight in second.weights]
+    assert first.compiled and first.optimizer.name == second.optimizer.name
+    assert first.lottery.rate == 0.3
+    kernels = [model.get_weights()[0] for model in (first, second, other)]
+    assert np.array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
+
+
+def test_protocols_are_equal_up_to_what_trains_them():
+    experiment = Experiment(iterations=50)
+    for changes, equal in (
+        ({}, True),
+        ({"backend": "graph", "data_dir": "elsewhere"}, True),
+        ({"seed": 1}, False),
+        ({"model": own}, False),
+    ):
+        other = dataclasses.replace(experiment, **changes)
+        assert other.equals_up_to_backend(experiment) is equal

@@ -8,8 +8,7 @@ import pytest
 from small import arrays, compiled, data, fit, mlp, same
 
 import keras_lottery
-from keras_lottery.export.litert import to_litert
-from keras_lottery.export.litert_file import interpret
+from keras_lottery.export.litert import interpret, to_litert
 
 layers = keras.layers
 

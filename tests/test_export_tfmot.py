@@ -21,7 +21,7 @@ import keras_lottery
 from keras_lottery import datasets, models, processes
 from keras_lottery.export import litert, tfmot_training
 from keras_lottery.export.endpoint import Endpoint
-from keras_lottery.export.litert_file import count_weights, dense_kernels
+from keras_lottery.export.litert import count_weights, dense_kernels
 from keras_lottery.export.tfmot import (
     check_layers,
     from_tfmot,

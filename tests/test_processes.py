@@ -29,6 +29,10 @@ def fail():
     raise ValueError("of the job")
 
 
+def complain():
+    os.write(2, b"of the job")
+
+
 @pytest.fixture(scope="module")
 def executor():
     executor = Processes(2)
@@ -43,6 +47,12 @@ def test_each_process_has_its_share_of_the_cores(executor):
     share = max(1, len(processes.cores()) // 2)
     assert all(len(share_of_one) == share for share_of_one in shares)
     assert set().union(*shares) <= set(processes.cores())
+
+
+def test_standard_error_has_what_a_job_writes_and_not_tensorflow(capfd):
+    with Processes(1) as executor:
+        executor.submit(complain).result()
+    assert capfd.readouterr().err == "of the job"
 
 
 def test_the_job_of_a_process_that_dies_is_run_again(executor, tmp_path):

@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+import re
 
 import pytest
 import scripts
@@ -53,3 +54,5 @@ def test_two_searches_at_a_time(tmp_path):
     assert code == 0, err
     assert out.count("completed") == 2
     assert "Running Trial #2" in err and "Running Trial" not in out
+    # Nor do the processes say what devices there are.
+    assert not re.search(r"^[IWE]\d{4} |^WARNING: ", err, re.MULTILINE), err

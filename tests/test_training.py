@@ -12,7 +12,6 @@ from keras_lottery.training import (
     batch_indices,
     unsupported,
 )
-from keras_lottery.training.compiled import into_blocks
 
 BATCH = 8
 STEPS = 12
@@ -382,13 +381,6 @@ def test_sets_are_evaluated_by_name(backend):
     assert loop.evaluate("validation") == loop.evaluate(sets[2])
     with pytest.raises(ValueError, match="data='test'"):
         loop.evaluate("test")
-
-
-def test_evaluation_holds_no_second_copy_of_images():
-    images, labels = tf.zeros((1203, 8, 8, 1)), tf.zeros((1203,))
-    blocks = into_blocks((images, labels), 500)
-    assert [len(x) for x, _ in blocks] == [2, 1]
-    assert np.shares_memory(memoryview(images), memoryview(blocks[0][0]))
 
 
 def test_divergence_ends_the_training_and_is_said():

@@ -16,8 +16,7 @@ from keras_lottery.tf_keras import (
     describe_model,
     missing_packages,
 )
-from keras_lottery.training import KeptWeights, Recorder
-from keras_lottery.training.order import batch_indices
+from keras_lottery.training import KeptWeights, Recorder, batch_indices
 
 _MODELS = ("lenet_300_100", "conv_2", "conv_4", "conv_6")
 _OPTIMIZERS = {"adam": "Adam", "sgd": "SGD"}

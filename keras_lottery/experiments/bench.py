@@ -93,17 +93,10 @@ class Bench:
 
     def serves(self, experiment):
         """Whether it trains what another would train for an experiment."""
-        names = [
-            field.name
-            for field in dataclasses.fields(experiment)
-            if field.compare and field.name != "backend"
-        ]
-        return experiment.backend in (
-            self.experiment.backend,
-            self.backend,
-        ) and all(
-            getattr(experiment, name) == getattr(self.experiment, name)
-            for name in names
+        backends = self.experiment.backend, self.backend
+        return (
+            experiment.backend in backends
+            and experiment.equals_up_to_backend(self.experiment)
         )
 
     # What arms are made of.

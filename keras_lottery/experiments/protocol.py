@@ -170,6 +170,18 @@ class Protocol:
         settings = self.settings()
         return {name: settings[name] for name in _OF_A_TRAINING}
 
+    def equals_up_to_backend(self, other):
+        """Whether another protocol has the same settings but the backend.
+
+        Args:
+            other: `Protocol`.
+        """
+        return all(
+            getattr(self, field.name) == getattr(other, field.name)
+            for field in dataclasses.fields(self)
+            if field.compare and field.name != "backend"
+        )
+
     def filled_in(self, settings):
         """The settings of an earlier run as this version knows them.
 

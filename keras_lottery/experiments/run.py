@@ -120,13 +120,12 @@ class Run:
         """
         return Protocol.from_settings(self.experiment, data_dir)
 
-    def claim(self, experiment, choice=None):
+    def claim(self, experiment, choice):
         """Makes the directory that of an experiment.
 
         Args:
-            experiment: `Experiment`.
-            choice: optional dict, what trains it: see `backend`. Without it
-                nothing is written.
+            experiment: `Experiment`, with the backend that was chosen.
+            choice: dict, what trains it: see `backend`.
 
         Raises:
             ValueError: If it is another's, naming what differs.
@@ -134,8 +133,6 @@ class Run:
         settings, before = experiment.settings(), self.experiment
         if before is not None:
             before = experiment.filled_in(before)
-            if choice is None:
-                before["backend"] = settings["backend"]
             differ = [
                 f"{name}={before.get(name)!r} before, "
                 f"{settings.get(name)!r} now"
@@ -148,9 +145,8 @@ class Run:
                     f"{'; '.join(differ)}. Give another `run_dir` or the same "
                     "settings."
                 )
-        if choice is not None:
-            self._write_json(_EXPERIMENT, settings)
-            self._write_json(_BACKEND, choice)
+        self._write_json(_EXPERIMENT, settings)
+        self._write_json(_BACKEND, choice)
 
     @property
     def backend(self):

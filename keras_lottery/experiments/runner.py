@@ -10,10 +10,9 @@ from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.bench import choose_backend, train_place
 from keras_lottery.experiments.plan import Queue, plan
 from keras_lottery.experiments.progress import Silence
-from keras_lottery.experiments.results import Result, Results
+from keras_lottery.experiments.results import Board, Result, Results
 from keras_lottery.experiments.run import Run
 from keras_lottery.experiments.store import Store
-from keras_lottery.experiments.tensorboard import Board
 from keras_lottery.processes import Processes, Serial
 
 
@@ -39,7 +38,6 @@ def run(
     directory = Run(run_dir)
     try:
         with directory.lock():
-            directory.claim(experiment)
             experiment.check_data()
             sent = experiment
             if not getattr(executor, "shares_files", True):

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_lottery import processes
 from keras_lottery.checks import check_integer
-from keras_lottery.export import litert_file
+from keras_lottery.export.litert import WrittenFile, write_litert_file
 from keras_lottery.export.serving import weights_of
 from keras_lottery.export.tfmot_training import (
     COMPARED,
@@ -43,7 +43,7 @@ _BEFORE_NORMALIZATION = ("Conv2D", "Dense", "DepthwiseConv2D")
 
 
 @dataclasses.dataclass(frozen=True)
-class TfmotFile(litert_file.WrittenFile):
+class TfmotFile(WrittenFile):
     """What `to_tfmot_litert` wrote, and its accuracy.
 
     Args:
@@ -150,7 +150,7 @@ def to_tfmot_litert(
     )
     content, outputs = processes.call(optimize, job, env=ENVIRONMENT)
     return TfmotFile(
-        **litert_file.write_litert_file(content, path),
+        **write_litert_file(content, path),
         accuracy_before=before,
         accuracy=_accuracy(outputs, test[1]),
     )

@@ -6,8 +6,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from keras_lottery.export import litert_file
-from keras_lottery.export.litert import convert
+from keras_lottery.export.litert import convert, dense_kernels, interpret
 from keras_lottery.keras_internals import cluster_weights
 from keras_lottery.tf_keras import Description, build_model, describe_model
 
@@ -70,9 +69,7 @@ def optimize(job):
         model = _quantized(model, job)
     content = convert(_traced(model), "dynamic" if job.quantize_aware else None)
     check_zeros(content, job.description)
-    (outputs,) = litert_file.interpret(
-        content, {"inputs": job.test[0]}
-    ).values()
+    (outputs,) = interpret(content, {"inputs": job.test[0]}).values()
     return content, outputs
 
 
@@ -118,7 +115,7 @@ def check_zeros(content, description):
     Raises:
         RuntimeError: Naming the first layer that lost one.
     """
-    in_file = litert_file.dense_kernels(content)
+    in_file = dense_kernels(content)
     for name, arrays in description.weights.items():
         kind, _ = description.layers[name]
         for kernel in arrays:

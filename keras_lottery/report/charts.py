@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from keras_lottery.report.formats import percent, whole
 from keras_lottery.report.statistics import series
+from keras_lottery.report.tables import percent, whole
 
 INK = "#1d2329"
 MUTED = "#5c6773"

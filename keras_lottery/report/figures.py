@@ -13,12 +13,12 @@ import re
 
 from keras_lottery import files
 from keras_lottery.report import charts
-from keras_lottery.report.formats import percent, plural, whole
 from keras_lottery.report.statistics import (
     evenly_spaced,
     generalisation_gap,
     series,
 )
+from keras_lottery.report.tables import percent, plural, whole
 
 # The density at which the paper compares arms (figure 3, right).
 _COMPARED_AT = 0.211

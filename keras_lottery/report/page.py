@@ -8,15 +8,15 @@ from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.run import Run
 from keras_lottery.report import claims, html, tables
 from keras_lottery.report.figures import against_density, figures_of_run
-from keras_lottery.report.formats import (
+from keras_lottery.report.paper_claims import CLAIMS
+from keras_lottery.report.statistics import Measurements
+from keras_lottery.report.tables import (
     accuracy,
     duration,
     percent,
     plural,
     whole,
 )
-from keras_lottery.report.paper_claims import CLAIMS
-from keras_lottery.report.statistics import Measurements
 
 _PAPER = (
     'Frankle &amp; Carbin, <a href="https://arxiv.org/abs/1803.03635">The '

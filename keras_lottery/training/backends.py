@@ -17,8 +17,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_lottery import tracing
-from keras_lottery.training.compiled import COMPILED
-from keras_lottery.training.order import batch_indices
+from keras_lottery.training.compiled import COMPILED, batch_indices
 
 BACKENDS = ("auto", "measure", *COMPILED, "fit")
 

@@ -14,10 +14,10 @@ from keras_lottery.training import backends, fit
 from keras_lottery.training.compiled import (
     COMPILED,
     CompiledSteps,
+    batch_indices,
     into_blocks,
     is_accuracy,
 )
-from keras_lottery.training.order import batch_indices
 from keras_lottery.training.recording import KeptWeights, Recorder
 
 # A compiled call cannot be interrupted; it lasts about this long at most, in

@@ -22,12 +22,14 @@ from keras_lottery.experiments.run import Run
 from keras_lottery.processes import Processes, Serial
 from keras_lottery.tuner import examples
 from keras_lottery.tuner.hypermodel import (
+    PREFIX,
+    Knobs,
     LotteryHyperModel,
     build_function,
     check_hypermodel,
     hypermodel_name,
+    lowest_rate,
 )
-from keras_lottery.tuner.knobs import PREFIX, Knobs, lowest_rate
 from keras_lottery.tuner.objectives import level_metrics, make_oracle
 
 # Arguments of `Experiment` that are the tuner's own, or always the same.

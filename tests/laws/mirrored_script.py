@@ -19,8 +19,7 @@ import zoo
 from test_law_8_round_trip import assert_same_search
 
 import keras_lottery
-from keras_lottery.training import Loop
-from keras_lottery.training.order import batch_indices
+from keras_lottery.training import Loop, batch_indices
 
 CHECKS = {}
 KIND = "normalised"

@@ -1,11 +1,12 @@
-"""The order of examples is a pure function of seed and iteration."""
+"""Which examples are in which batch, and in which memory."""
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lottery.training.order import batch_indices
+from keras_lottery.training.compiled import batch_indices, into_blocks
 
 
 @given(
@@ -44,3 +45,10 @@ def test_seeds_and_epochs_differ():
 def test_negative_seed_is_refused():
     with pytest.raises(ValueError):
         batch_indices(10, 5, -1, 0, 1)
+
+
+def test_evaluation_holds_no_second_copy_of_images():
+    images, labels = tf.zeros((1203, 8, 8, 1)), tf.zeros((1203,))
+    blocks = into_blocks((images, labels), 500)
+    assert [len(x) for x, _ in blocks] == [2, 1]
+    assert np.shares_memory(memoryview(images), memoryview(blocks[0][0]))

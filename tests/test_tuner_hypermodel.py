@@ -1,10 +1,10 @@
-"""Knobs of the tuner: the arguments of a search that are tuned."""
+"""The hypermodel of a search, and its knobs: what is tuned with a model."""
 
 import keras_tuner
 import pytest
 
 from keras_lottery.experiments import Experiment
-from keras_lottery.tuner import knobs
+from keras_lottery.tuner.hypermodel import Knobs
 
 
 def reference(**changes):
@@ -23,7 +23,7 @@ def test_all_knobs_have_ranges_around_the_experiment_s_values():
         "rates.Dense",
     )
     hp = keras_tuner.HyperParameters()
-    declared = knobs.Knobs(names, reference())
+    declared = Knobs(names, reference())
     found = declared(hp)
     assert found == {
         "scope": "layerwise",
@@ -45,22 +45,22 @@ def test_all_knobs_have_ranges_around_the_experiment_s_values():
 def test_a_global_scope_keeps_what_is_left_alone():
     hp = keras_tuner.HyperParameters()
     hp.values["lottery/scope"] = "global"
-    found = knobs.Knobs("scope", reference(model="conv_2"))(hp)
+    found = Knobs("scope", reference(model="conv_2"))(hp)
     assert found == {"scope": "global", "output_rate": 0.2, "rates": ()}
     experiment = reference(model="conv_2", **found)
     assert not experiment.pruning()["rates"]
     # The shortcuts and the output layer of the deep networks.
-    deep = knobs.Knobs(("scope", "rate"), reference(model="resnet_18"))
+    deep = Knobs(("scope", "rate"), reference(model="resnet_18"))
     assert deep(hp) == {"scope": "global", "rate": 0.2}
 
 
 def test_ranges_of_one_s_own_and_a_function():
     hp = keras_tuner.HyperParameters()
     ranges = {"batch_size": (16, 64, "log"), "momentum": [0.5, 0.9]}
-    found = knobs.Knobs(ranges, reference())(hp)
+    found = Knobs(ranges, reference())(hp)
     assert found == {"batch_size": 60, "momentum": 0.5}
 
     def tune(hp):
         return {"rate": hp.Float("r", 0.4, 0.5)}
 
-    assert knobs.Knobs(tune, reference())(hp) == {"rate": 0.4}
+    assert Knobs(tune, reference())(hp) == {"rate": 0.4}
