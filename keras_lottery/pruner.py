@@ -11,6 +11,7 @@ for level in range(rounds + 1):
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -159,6 +160,7 @@ class LotteryTicketPruner:
         self,
         x: Any,
         y: Any = None,
+        *,
         rounds: int | None = None,
         **fit_arguments: Any,
     ) -> Levels:
@@ -365,18 +367,21 @@ class LotteryTicketPruner:
 
     def load(
         self,
-        ticket: Ticket,
+        ticket: Ticket | str | os.PathLike[str],
         names: dict[str, str] | None = None,
         with_optimizers: bool = False,
     ) -> None:
         """Takes a ticket's masks, rewind point and level.
 
         Args:
-            ticket: `Ticket` of a model of the same architecture.
+            ticket: `Ticket` of a model of the same architecture, or the path
+                of its file.
             names: optional dict, a path of the ticket -> the model's.
             with_optimizers: bool, whether the state of optimizers is the
                 ticket's also where the model has a fresh one of its own.
         """
+        if isinstance(ticket, (str, os.PathLike)):
+            ticket = Ticket.load(ticket)
         self.state.require("load")
         self.take(ticket, names)
         self.rewind_point.restore_weights(self.model)
@@ -390,10 +395,11 @@ class LotteryTicketPruner:
         masks = {places[p]: mask for p, mask in ticket.masks.items()}
         self.attachment.check_masked(masks)
         point = ticket.rewind_point
+        # Seeds that the ticket does not hold stay those of the model.
+        weights = rewinding.copy_state(self.model)
+        weights |= {p: point.weights[saved] for saved, p in places.items()}
         self._rewind_point = RewindPoint(
-            point.step,
-            {places[path]: array for path, array in point.weights.items()},
-            dict(point.optimizers),
+            point.step, weights, dict(point.optimizers)
         )
         self.attachment.assign_masks(masks)
         self.level = ticket.level

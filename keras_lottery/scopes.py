@@ -27,7 +27,8 @@ _NORMALISATION = (
 
 _NO_CONNECTION = re.compile(
     r"(^|_)(bias|biases|gamma|beta|alpha|scale|offset|pos|position|positions"
-    r"|positional)(_|$)"
+    r"|positional|(cls|class|mask|register)_tokens?|temperature|centroids?)"
+    r"(_|$)"
 )
 
 _EMBEDDING = re.compile(r"(^|_)embeddings?(_|$)")
@@ -129,6 +130,9 @@ def is_kernel(variable, layer):
 
 
 def _is_embedding(variable, layer):
+    if variable.name == "reverse_embeddings":
+        # KerasHub's output layer, where it is not tied to the table.
+        return False
     return isinstance(layer, keras.layers.Embedding) or bool(
         _EMBEDDING.search(variable.name)
     )
