@@ -72,8 +72,6 @@ class Attachment:
         model, inputs = self.model, None
         if data is not None:
             inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
-            if not _is_built(model):
-                build_for_training(model, data)
         elif not model.built:
             raise TracingError("The model is not built.")
         # Some layers are called in training alone. What a forward pass leaves
@@ -82,6 +80,12 @@ class Attachment:
         for training in (False, True):
             if not _is_built(model):
                 trace(model, inputs, training)
+        if (
+            data is not None
+            and model.distribute_strategy.num_replicas_in_sync > 1
+        ):
+            # An optimizer must have its variables before replicas use it.
+            build_for_training(model, data)
 
     def not_built(self):
         """The error of a model that cannot be masked yet."""

@@ -5,10 +5,11 @@ import inspect
 import warnings
 
 import keras
+import tensorflow as tf
 
-from keras_lottery import optimizers as optimizers_lib
 from keras_lottery import rewinding
 from keras_lottery.keras_internals import forget_initial_epoch
+from keras_lottery.replicas import once
 from keras_lottery.state import TRAINING
 
 _GO_ON = (
@@ -35,8 +36,8 @@ class FitHooks:
         # Epochs that the level was trained for, and at which of them its
         # validation loss was measured.
         self.epochs, self.evaluated = 0, []
-        self._steps_before, self._began, self._resumed = {}, False, False
-        self._delayed = None
+        self._began, self._resumed, self._delayed = False, False, None
+        self._steps = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def call(self, fit, args, kwargs):
         """Calls `fit` with the callback that tells where training begins."""
@@ -81,7 +82,7 @@ class FitHooks:
         optimizers = pruner.optimizers()
         self._began = state.in_fit = True
         self.evaluated = []
-        self._steps_before = steps_of(optimizers)
+        self._steps.assign(0)
         self.at_begin = {
             name: rewinding.copies_of(optimizer.variables)
             for name, optimizer in optimizers.items()
@@ -119,6 +120,10 @@ class FitHooks:
 
     def after_step(self, data):
         """Part of each compiled training step on a batch of data."""
+        # A step that finds its dataset at an end is none.
+        batch = [t for t in keras.tree.flatten(data) if tf.is_tensor(t)]
+        with tf.control_dependencies(batch):
+            once(lambda: self._steps.assign_add(1))
         if self._delayed is not None and not self.pruner.is_paused:
             self._delayed.after_step(self.pruner.model, data)
 
@@ -150,13 +155,8 @@ class FitHooks:
 
     def _took_a_step(self):
         """Whether `fit` trained: not if there was no epoch or no data."""
-        if not self._began:
-            return True
-        if not self.pruner.attached:
-            return False
-        after = steps_of(self.pruner.optimizers())
-        own_step = defines_own(type(self.pruner.model), "train_step")
-        return own_step or after != self._steps_before
+        own_fit = defines_own(type(self.pruner.model), "fit")
+        return not self._began or own_fit or bool(self._steps.numpy())
 
     def failed(self):
         """Whether training left nothing to record, of which it warns."""
@@ -264,20 +264,9 @@ def takes_callbacks(fit):
 
 def defines_own(model_class, method):
     """Whether a class of the user's, and not Keras, defines a method."""
-    for owner in model_class.__mro__:
-        if method in vars(owner):
-            package = owner.__module__.split(".")[0]
-            if package != "keras_lottery":
-                return package != "keras"
-    return False
-
-
-def steps_of(optimizers):
-    """Dict, name -> int: the steps that each optimizer has taken."""
-    return {
-        name: optimizers_lib.steps(optimizer) if optimizer.built else 0
-        for name, optimizer in optimizers.items()
-    }
+    owners = [c for c in model_class.__mro__ if method in vars(c)]
+    packages = [c.__module__.split(".")[0] for c in owners]
+    return any(p not in ("keras", "keras_lottery") for p in packages)
 
 
 def with_callback(fit, callback, args, kwargs):

@@ -225,7 +225,7 @@ def steps(optimizer):
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         # Its own counter stands still.
         return steps(optimizer.inner_optimizer)
-    return int(ops.convert_to_numpy(internals.iterations_variable(optimizer)))
+    return int(internals.iterations_variable(optimizer).numpy())
 
 
 def is_fresh(optimizer):

@@ -449,7 +449,10 @@ class LotteryTicketPruner:
         """Puts masks and hooks on what of the model is there by now.
 
         Args:
-            data: optional batch, to build an unbuilt model with.
+            data: optional batch `(x,)` or `(x, y)`, to build an unbuilt model
+                with, or to find the output layers of one that does not know
+                the shapes of its inputs. `x` may be a dict from the names of
+                the arguments of `call`.
         """
         self.attachment.attach(data)
 

@@ -19,6 +19,14 @@ from keras_lottery.replicas import copies
 _OF_SHAPE = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
 
 
+_WHAT_TO_DO = (
+    "Train it by `fit`; or show it a batch by `lottery.attach((x,))`, where x "
+    "is a dict by name if `call` has several arguments; or give `output_rate` "
+    "the value of `rate` to prune all layers alike, with rates={...} for those "
+    "that differ."
+)
+
+
 class TracingError(ValueError):
     """The model could not be traced."""
 
@@ -103,16 +111,14 @@ def trace(model, data=None, training=False):
         TracingError: If the model cannot be traced.
     """
     problem = None
-    for arguments in _input_specs(model, data):
+    for args, kwargs in _input_specs(model, data):
         try:
-            return _forward_graph(model, arguments, training)
+            return _forward_graph(model, args, kwargs, training)
         except Exception as error:
             problem = problem or error
     raise TracingError(
         "The output layers could not be found, because the model could not be "
-        f"traced ({type(problem).__name__}: {problem}). Give `output_rate` the "
-        "value of `rate` to prune all layers alike, with rates={...} for those "
-        "that differ."
+        f"traced ({type(problem).__name__}: {problem}). {_WHAT_TO_DO}"
     ) from problem
 
 
@@ -137,60 +143,58 @@ def operations(model, inputs):
     spec = keras.tree.map_structure(
         lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), inputs
     )
-    graph = _forward_graph(model, {None: spec}, training=True).as_graph_def()
+    graph = _forward_graph(model, [spec], {}, training=True).as_graph_def()
     bodies = [function.node_def for function in graph.library.function]
     return {node.op for nodes in (graph.node, *bodies) for node in nodes}
 
 
-def _forward_graph(model, arguments, training=False):
-    """`arguments`: dict, name -> specs; `None` is the first by position."""
+def _forward_graph(model, args, kwargs, training=False):
     training = keras_internals.training_argument(model, training)
-    arguments = dict(arguments)
-    first = [arguments.pop(None)] if None in arguments else []
 
     def forward(*args, **kwargs):
         return model(*args, **kwargs, **training)
 
     with tf.init_scope():
         function = tf.function(forward, autograph=False)
-        return function.get_concrete_function(*first, **arguments).graph
+        return function.get_concrete_function(*args, **kwargs).graph
 
 
 def _input_specs(model, data):
-    """The arguments of `call` to try, one after the other."""
+    """The arguments of `call` to try, as pairs (positional, by name)."""
     if data is not None:
-        return [{None: keras.tree.map_structure(_spec, data)}]
+        spec = keras.tree.map_structure(_spec, data)
+        yield [spec], {}
+        # A `call` with several arguments.
+        if isinstance(spec, dict):
+            yield [], spec
+        elif isinstance(spec, (list, tuple)):
+            yield spec, {}
+        return
     if getattr(model, "inputs", None):
         # A functional model may take a dict; its `inputs` are always flat.
         inputs = keras_internals.input_structure(model)
         if isinstance(model, keras.Sequential):
             (inputs,) = model.inputs
-        return [{None: keras.tree.map_structure(_spec, inputs)}]
-    # A subclassed model remembers the shapes it was built with, by argument.
+        yield [keras.tree.map_structure(_spec, inputs)], {}
+        return
+    # A subclassed model remembers the shapes that it was built with.
     shapes = keras_internals.shapes_built_with(model)
     if not shapes:
         raise TracingError(
             "The output layers could not be found: the model does not know "
-            "the shapes of its inputs. Train it by `fit`, give "
-            "`lottery.attach` a batch `(x,)`, or give `output_rate` the value "
-            "of `rate` to prune all layers alike."
+            f"the shapes of its inputs. {_WHAT_TO_DO}"
         )
-    names = [name.removesuffix("_shape") for name in shapes]
-    if len(names) == 1:
-        names = [None]
     # It does not remember the types: indices of an embedding are integers.
-    types = itertools.product(
-        (keras.backend.floatx(), "int32"), repeat=len(names)
-    )
-    return (
-        {
-            name: keras.tree.map_shape_structure(
+    types = keras.backend.floatx(), "int32"
+    for dtypes in itertools.product(types, repeat=min(len(shapes), 4)):
+        specs = [
+            keras.tree.map_shape_structure(
                 lambda s, dtype=dtype: tf.TensorSpec(s, dtype), shape
             )
-            for name, shape, dtype in zip(names, shapes.values(), dtypes)
-        }
-        for dtypes in itertools.islice(types, 16)
-    )
+            for shape, dtype in zip(shapes.values(), itertools.cycle(dtypes))
+        ]
+        names = [name.removesuffix("_shape") for name in shapes]
+        yield (specs, {}) if len(specs) == 1 else ([], dict(zip(names, specs)))
 
 
 def _spec(value):

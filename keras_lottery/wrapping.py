@@ -166,6 +166,8 @@ def wrap(model: keras.Model, **arguments: Any) -> keras.Model:
     Source: Frankle & Carbin, 1803.03635, section 1.
     """
     model.lottery = LotteryTicketPruner(model, **arguments)
+    # Keras puts this method onto the object, in front of the class.
+    model.lottery.own_quantize = vars(model).pop("quantize", None)
     model.__class__ = _wrapped_class(type(model))  # type: ignore[arg-type]
     return model
 
@@ -191,6 +193,8 @@ def unwrap(model: keras.Model) -> keras.Model:
     model.lottery.detach()
     model.train_function = None
     model.__class__ = type(model).unwrapped_class
+    if model.lottery.own_quantize is not None:
+        vars(model)["quantize"] = model.lottery.own_quantize
     del model.lottery
     return model
 

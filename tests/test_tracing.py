@@ -278,7 +278,7 @@ class Broken(keras.Model):
 def test_untraceable_models_say_what_to_do():
     model = Broken()
     model(np.zeros((2, 4), "float32"))
-    with pytest.raises(TracingError, match="Give `output_rate` the value"):
+    with pytest.raises(TracingError, match="give `output_rate` the value"):
         outputs(model, np.zeros((2, 4), "float32"))
 
 
