@@ -35,6 +35,12 @@ Schedule = Callable[[int], float]
 Criterion = Callable[[NDArray, NDArray], NDArray]
 
 
+_FIXED = (
+    "model", "rate", "output_rate", "rates", "scope", "criterion",
+    "rewind_to", "seed",
+)  # fmt: skip
+
+
 class LotteryTicketPruner:
     """Finds lottery tickets in a Keras model.
 
@@ -125,6 +131,16 @@ class LotteryTicketPruner:
             model, self._rates, masks, self.state.attached, self._meet
         )
         self.attach()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED and name in vars(self):
+            raise AttributeError(
+                f"`{name}` cannot be changed once a model is wrapped: what it "
+                "prunes was decided then. For a rate of each round, give a "
+                "schedule (`keras_lottery.schedules`) or a function of the "
+                f"round. Received: {name}={value!r}"
+            )
+        super().__setattr__(name, value)
 
     # The algorithm.
 

@@ -196,6 +196,15 @@ class SearchState:
 
     def prune(self, level, masks):
         """Goes over to the next level's masks, all of them or none."""
+        before = self.pruner.masks
+        empty = [p for p, m in masks.items() if before[p].any() > m.any()]
+        if empty:
+            warnings.warn(
+                f"Level {level} has no connection left in {empty[0]}: what "
+                "that layer computes does not depend on its inputs any more. "
+                "Give it a smaller rate in `rates`, or 0 to leave it alone.",
+                stacklevel=4,
+            )
         with uninterrupted():
             self._due, self._rewind_due = (level, masks), self._advancing
             self._finish_pruning()

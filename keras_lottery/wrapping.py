@@ -216,7 +216,8 @@ Ticket.wrapping = staticmethod(_wrap_by_ticket)
 
 @functools.cache
 def _wrapped_class(own: Any) -> Any:
-    name = own.__name__
+    # The name that Keras shows where this package is not imported.
+    name = f"{own.__name__} of keras_lottery"
     wrapped = type(name, (LotteryModel, own), {"unwrapped_class": own})
     wrapped.__module__ = __name__
     # All share one registered name: `from_config` finds the class again from
