@@ -238,6 +238,11 @@ def test_late_rewind_is_the_ticket_of_an_experiment_that_rewinds_late(
     for one, two in zip(tickets, rows, strict=True):
         renamed = dataclasses.replace(two, arm="ticket", seconds=one.seconds)
         assert one == renamed
+    for level in range(ROUNDS + 1):
+        point = Run(tmp_path).load_ticket(0, "ticket", level).rewind_point
+        assert point.step == LATE
+        (state,) = point.optimizers.values()
+        assert state["0:iteration"] == LATE
 
 
 def test_global_is_one_threshold(bench):
@@ -379,6 +384,7 @@ def test_batch_norm_and_dropout_do_not_reach_synflow():
 # tfmot.
 
 
+@pytest.mark.slow
 def test_tfmot_ends_at_the_ticket_s_counts(tmp_path):
     experiment = dataclasses.replace(
         SMALL, rounds=1, iterations=40, arms=("tfmot",)

@@ -45,12 +45,14 @@ def test_each_process_has_its_share_of_the_cores(executor):
     assert set().union(*shares) <= set(processes.cores())
 
 
+@pytest.mark.slow
 def test_the_job_of_a_process_that_dies_is_run_again(executor, tmp_path):
     others = [executor.submit(processes.cores) for _ in range(3)]
     assert executor.submit(die_once, tmp_path / "died").result() == "done"
     assert all(other.result() for other in others)
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_every_process_is_given_up(executor):
     with pytest.raises(RuntimeError, match="lost its process 3 times"):
         executor.submit(die).result()
