@@ -257,11 +257,10 @@ class Searches(RuleBasedStateMachine):
     def save_and_load(self):
         before = self.snapshot()
         self.model.save(self.file("m.keras"))
-        levels = list(self.pruner.levels)
         self.model = keras.models.load_model(self.file("m.keras"))
         self.model.run_eagerly = True
-        self.pruner.levels.extend(levels)
-        self.check_unchanged(before)
+        # The records of levels are in no file.
+        self.check_unchanged((*before[:3], []))
 
     @rule()
     def save_and_load_weights(self):
