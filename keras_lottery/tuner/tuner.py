@@ -254,6 +254,7 @@ class LotteryTuner(keras_tuner.Tuner):
         """Refuses, before any work, what cannot be searched."""
         experiment = self._experiment(self.oracle.get_space(), dataset)
         data = experiment.load_data(0)
+        experiment.check_fit(data)
         _check_accuracy(experiment.wrapped_model(data), data)
         examples.claim(self._project, dataset, data)
         self.hypermodel.data = data
