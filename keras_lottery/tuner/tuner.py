@@ -30,7 +30,11 @@ from keras_lottery.tuner.hypermodel import (
     hypermodel_name,
     lowest_rate,
 )
-from keras_lottery.tuner.objectives import level_metrics, make_oracle
+from keras_lottery.tuner.objectives import (
+    level_metrics,
+    make_oracle,
+    objective_name,
+)
 
 # Arguments of `Experiment` that are the tuner's own, or always the same.
 _FIXED = ("model", "rounds", "iterations", "seed", "trials", "arms")
@@ -79,7 +83,8 @@ class LotteryTuner(keras_tuner.Tuner):
         hypermodel: function of `keras_tuner.HyperParameters` that returns a
             `keras.Model`, compiled or not; a `keras_tuner.HyperModel`; or a
             network of `keras_lottery.models` by name.
-        objective: `"density"`, `"accuracy"` or `"area"`.
+        objective: `"density"`, `"accuracy"` or `"area"`; or a
+            `keras_tuner.Objective` of such a name.
         max_trials: optional int. Defaults to 10 with the oracles `"random"`
             and `"bayesian"`, to no limit with the others.
         oracle: `"random"`, `"bayesian"`, `"hyperband"`, `"grid"`, or a
@@ -140,7 +145,7 @@ class LotteryTuner(keras_tuner.Tuner):
     def __init__(
         self,
         hypermodel: object,
-        objective: str = "density",
+        objective: str | keras_tuner.Objective = "density",
         max_trials: int | None = None,
         oracle: object = "random",
         knobs: tuple | dict | Callable = ("rate", "output_rate", "criterion"),
@@ -156,7 +161,8 @@ class LotteryTuner(keras_tuner.Tuner):
         **arguments,
     ):
         _check(arguments, margin, density)
-        self.objective, self.margin, self.density = objective, margin, density
+        self.objective = objective = objective_name(objective)
+        self.margin, self.density = margin, density
         self.rounds = rounds
         self.workers = check_integer("workers", workers, minimum=1)
         self._role = _distributed_role()
