@@ -25,7 +25,7 @@ from keras_lottery.tuner.hypermodel import (
     PREFIX,
     Knobs,
     LotteryHyperModel,
-    build_function,
+    TrialBuilder,
     check_hypermodel,
     hypermodel_name,
     lowest_rate,
@@ -197,7 +197,9 @@ class LotteryTuner(keras_tuner.Tuner):
 
     def _reference(self, hypermodel):
         """The `Experiment` of a search in which nothing is tuned."""
-        model = build_function(check_hypermodel(hypermodel))
+        model = check_hypermodel(hypermodel)
+        if not isinstance(model, str):
+            model = TrialBuilder(model, keras_tuner.HyperParameters())
         return Experiment(**self._arguments, model=model, rounds=self.rounds)
 
     # The search.
