@@ -22,6 +22,7 @@ import urllib.request
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from keras_lottery import decoded
@@ -145,7 +146,8 @@ class Arrays:
         name: str, for reports. Defaults to `"arrays"`.
 
     Raises:
-        ValueError: If the arrays do not fit together.
+        ValueError: If the arrays do not fit together, hold NaN or infinity,
+            or have targets that are no numbers.
 
     Example:
 
@@ -158,8 +160,9 @@ class Arrays:
 
     def __init__(self, train, test, validation=None, name="arrays"):
         self.name = name
-        self._train = examples("train", train)
-        self._test = examples("test", test)
+        train, test = examples("train", train), examples("test", test)
+        check_alike("test", test, train)
+        self._train, self._test = _in_common_types(train, test)
         size = len(keras.tree.flatten(self._train)[0])
         default = max(1, _tenth(size))
         self.validation = default if validation is None else validation
@@ -201,21 +204,107 @@ class Arrays:
 
 
 def examples(name, pair):
-    """A pair (x, y) of arrays with as many examples each, or an error."""
+    """A pair (x, y) of arrays with as many examples each, or an error.
+
+    Numbers must be finite, and targets must be numbers.
+    """
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise ValueError(
-            f"`{name}` must be a pair (x, y) of arrays. "
-            f"Received: {name} of type {type(pair).__name__}"
+            f"`{name}` must be a pair (x, y) of arrays. Received: {name} of "
+            f"type {type(pair).__name__}{advice_on_batches(pair)}"
         )
+    for part in keras.tree.flatten(tuple(pair)):
+        if isinstance(part, tf.data.Dataset):
+            raise ValueError(
+                f"`{name}` must be a pair (x, y) of arrays. Received: {name} "
+                f"with a {type(part).__name__} in it"
+            )
     pair = keras.tree.map_structure(np.asarray, tuple(pair))
     leaves = keras.tree.flatten(pair)
-    lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
-    if len(lengths) != 1 or 0 in lengths:
+    if any(leaf.ndim == 0 for leaf in leaves):
+        raise ValueError(
+            f"`{name}` must be a pair (x, y) of arrays, or of nested "
+            "structures of arrays; `np.asarray` makes an array of a list of "
+            f"numbers. Received: {name} with {len(leaves)} parts, of which "
+            f"one is a {leaves[0].dtype.name} without examples"
+        )
+    if len({len(leaf) for leaf in leaves}) != 1 or not len(leaves[0]):
         raise ValueError(
             f"The arrays of `{name}` must have the same number of examples, "
             f"at least 1. Received: shapes {[leaf.shape for leaf in leaves]}"
         )
+    for part, structure in zip(("x", "y"), pair):
+        for leaf in keras.tree.flatten(structure):
+            _check_values(name, part, leaf)
     return pair
+
+
+def advice_on_batches(value):
+    """How to make arrays of a `tf.data.Dataset`; nothing if it is none."""
+    if not isinstance(value, tf.data.Dataset):
+        return ""
+    return (
+        ". Arrays of a dataset of batches: `x, y = map(np.concatenate, "
+        "zip(*dataset.as_numpy_iterator()))`"
+    )
+
+
+def _check_values(name, part, leaf):
+    """Refuses what cannot be trained on: no numbers, NaN and infinity."""
+    # Text is for a layer of the model to read, but no loss takes it. Kind V
+    # is bfloat16.
+    kinds = "biufV" if part == "y" else "biufVSUO"
+    if leaf.dtype.kind not in kinds:
+        advice = ""
+        if leaf.dtype.kind in "SUO":
+            advice = (
+                "; `classes, y = np.unique(y, return_inverse=True)` numbers "
+                "the classes"
+            )
+        raise ValueError(
+            f"`{name}` must hold real numbers in {part}. Received: {part} of "
+            f"dtype {leaf.dtype}{advice}"
+        )
+    if leaf.dtype.kind != "f" or np.isfinite(leaf).all():
+        return
+    bad = np.flatnonzero(~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1))
+    raise ValueError(
+        f"`{name}` must hold finite numbers in {part}. Received: {part} with "
+        f"NaN or infinity in {len(bad):,} of {len(leaf):,} examples, the "
+        f"first at index {bad[0]}"
+    )
+
+
+def check_alike(name, pair, train):
+    """Refuses examples that a model of the training set does not take.
+
+    Args:
+        name: str, of `pair` in the error.
+        pair: pair (x, y) of arrays or nested structures of arrays.
+        train: pair (x, y), likewise.
+    """
+    found, expected = (
+        keras.tree.map_structure(lambda leaf: str(leaf.shape[1:]), examples)
+        for examples in (pair, train)
+    )
+    if found != expected:
+        raise ValueError(
+            f"`{name}` must hold examples of the same structure and shapes as "
+            f"those to train on, {expected}. Received: {found}"
+        )
+
+
+def _in_common_types(train, test):
+    """Both pairs, with the dtypes that hold the values of both."""
+    types = keras.tree.map_structure(
+        lambda a, b: np.promote_types(a.dtype, b.dtype), train, test
+    )
+    return (
+        keras.tree.map_structure(
+            lambda leaf, dtype: leaf.astype(dtype, copy=False), pair, types
+        )
+        for pair in (train, test)
+    )
 
 
 def load(name, data_dir=None, seed=0, validation=None):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import sys
@@ -10,6 +11,7 @@ import urllib.request
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_lottery import datasets, decoded, files
 
@@ -152,6 +154,52 @@ def test_statistics_of_what_has_no_channels(x):
     data = datasets.Arrays((x, np.zeros(20)), (x, np.zeros(20))).split(seed=0)
     with pytest.raises(ValueError, match="channel_statistics"):
         data.channel_statistics()
+
+
+def with_one(value, dtype="float32"):
+    array = np.zeros((20, 2), dtype)
+    array[3, 1] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    "x, y, message",
+    [
+        (with_one(np.nan), np.zeros(20), "finite numbers in x.*1 of 20.*dex 3"),
+        (np.zeros(20), with_one(np.inf), "finite numbers in y.*1 of 20.*dex 3"),
+        (with_one(1j, "complex64"), np.zeros(20), "real numbers in x.*complex"),
+        (np.zeros(20), np.full(20, "cat"), "real numbers in y.*return_inverse"),
+        (np.zeros(20), np.full(20, None), "real numbers in y.*object"),
+        ([0.0] * 20, np.zeros(20), "`np.asarray` makes an array of a list"),
+        (tf.data.Dataset.range(20), np.zeros(20), "a _RangeDataset in it"),
+    ],
+)
+def test_arrays_that_cannot_be_trained_on_are_refused(x, y, message):
+    good = np.zeros(20), np.zeros(20)
+    for parts in ({"train": (x, y), "test": good}, {"train": good}):
+        with pytest.raises(ValueError, match=message):
+            datasets.Arrays(**{"test": (x, y), **parts})
+
+
+def test_the_advice_on_a_dataset_makes_arrays_of_it():
+    x, y = np.arange(40.0).reshape(20, 2), np.arange(20)
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(6)
+    with pytest.raises(ValueError) as told:
+        datasets.Arrays(dataset, dataset)
+    line = re.search("`(x, y = .*)`", str(told.value))[1]
+    found = {"np": np, "dataset": dataset}
+    exec(line, found)
+    np.testing.assert_array_equal(found["x"], x)
+    np.testing.assert_array_equal(found["y"], y)
+
+
+def test_a_test_set_is_like_the_training_set():
+    x, y = np.zeros((20, 2), "uint8"), np.arange(20, dtype="int32")
+    with pytest.raises(ValueError, match="`test` must hold examples of the sa"):
+        datasets.Arrays((x, y), (x[:, :1], y))
+    data = datasets.Arrays((x, y), (np.ones((9, 2)) / 2, np.arange(9))).split(0)
+    assert data.train[0].dtype == data.test[0].dtype == "float64"
+    assert data.train[1].dtype == data.test[1].dtype == "int64"
 
 
 def prepare(root, name, image, label, splits=("train", "test"), n=30):

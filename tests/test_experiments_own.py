@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from small import HalfLoss
 
 from keras_lottery import Ticket
@@ -165,9 +168,40 @@ def test_arrays_are_what_is_in_them():
         ),
         (lambda: small(plain, arms=("tfmot",)), "needs `model` to be one of"),
         (lambda: small("plain"), "`model` must be one of"),
+        (
+            lambda: small(plain((6,), 3)),
+            "`model` must be a function that builds.*the model 'sequential",
+        ),
+        (
+            lambda: small(lambda units, seed: None),
+            r"needs no other arguments.*also needs \['units'\]",
+        ),
+        (
+            lambda: small(plain, tf.data.Dataset.range(9)),
+            "`dataset` must be the name.*as_numpy_iterator",
+        ),
+        (lambda: small(plain, examples()), "`dataset` must .*type tuple"),
+        (
+            lambda: small(plain, optimizer=keras.optimizers.SGD()),
+            "`optimizer` must be the name",
+        ),
+        (lambda: small(plain, arms="ticket"), "`arms` must be a tuple"),
+        (lambda: small(plain, rates=0.1), "`rates` must be a tuple"),
+        (lambda: small(plain, drops=10), "`drops` must be a tuple"),
+        (
+            lambda: small(plain).run("run", progress=True),
+            "`progress` must be a `Progress`",
+        ),
+        (
+            lambda: small(plain).run("run", executor="threads"),
+            "`executor` must be",
+        ),
     ],
 )
-def test_wrong_values_are_refused_where_they_are_given(wrong, message):
+def test_wrong_values_are_refused_where_they_are_given(
+    wrong, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         wrong()
 
@@ -177,9 +211,72 @@ def test_wrong_models_are_refused_before_anything_is_trained(tmp_path):
         small(lambda: None).run(tmp_path / "none")
     with pytest.raises(ValueError, match="`learning_rate` must be left out"):
         small(two_inputs, learning_rate=0.1).run(tmp_path / "compiled")
+    body = keras.layers.Dense(8)
+
+    def transferred():
+        layers = [keras.Input((6,)), body, keras.layers.Dense(3)]
+        return keras.Sequential(layers)
+
+    with pytest.raises(ValueError, match="share the weights.*/kernel"):
+        small(transferred).run(tmp_path / "shared")
 
 
 @pytest.mark.slow
 def test_wrong_models_are_refused_by_workers(tmp_path):
     with pytest.raises(ValueError, match="returned None"):
         small(lambda: None).run(tmp_path, workers=2)
+
+
+def test_rates_may_be_a_dict():
+    assert small(plain, rates={"dense": 0.1}).rates == (("dense", 0.1),)
+
+
+def exploding(seed):
+    keras.utils.set_random_seed(seed)
+    model = plain((6,), 3)
+    model.compile(
+        keras.optimizers.SGD(1e30),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    return model
+
+
+def test_a_training_that_diverged_is_told(tmp_path):
+    with pytest.raises(ValueError, match="Level 0 of the arm 'ticket'.*diverg"):
+        small(exploding).run(tmp_path)
+
+
+@pytest.mark.slow
+def test_workers_need_no_main_guard(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(_SCRIPT)
+    command = [sys.executable, script, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    # Once: no worker runs the script again.
+    assert done.stdout.splitlines() == ["levels 4"]
+
+
+_SCRIPT = """
+import sys
+
+import keras
+import numpy as np
+
+from keras_lottery.datasets import Arrays
+from keras_lottery.experiments import Experiment
+
+
+def build(input_shape, classes):
+    return keras.Sequential(
+        [keras.Input(input_shape), keras.layers.Dense(classes)]
+    )
+
+
+x, y = np.random.rand(90, 6), np.arange(90) % 3
+data = Arrays(train=(x[:60], y[:60]), test=(x[60:], y[60:]))
+experiment = Experiment(
+    data, model=build, rounds=1, iterations=4, batch_size=10
+)
+print("levels", len(experiment.run(sys.argv[1], workers=2)))
+"""

@@ -185,14 +185,18 @@ def test_a_subclassed_model(tmp_path):
 def test_a_loop_needs_a_batch_size_and_no_int8(tmp_path):
     model = keras.Sequential([keras.Input((4, 2)), layers.LSTM(3)])
     x = np.random.default_rng(0).normal(size=(5, 4, 2)).astype("float32")
-    with pytest.raises(ValueError, match="LiteRT can run.*TensorList") as told:
+    advice = "LiteRT can run.*TensorList.*batch_size=1, or .* unroll=True"
+    with pytest.raises(ValueError, match=advice) as told:
         to_litert(model, tmp_path / "m")
     assert "\n" not in str(told.value)
     with pytest.raises(ValueError, match='not be "int8" for a model with a'):
         to_litert(model, tmp_path / "m", "int8", representative=x)
     assert not os.listdir(tmp_path)
-    file = to_litert(model, tmp_path / "m", batch_size=2, examples=x)
-    assert file.examples == 5 and file.max_difference < 1e-5
+    for size in (1, 2):
+        file = to_litert(model, tmp_path / "m", batch_size=size, examples=x)
+        assert file.examples == 5 and file.max_difference < 1e-5
+    layer = layers.LSTM(3, unroll=True)
+    to_litert(keras.Sequential([keras.Input((4, 2)), layer]), tmp_path / "m")
 
 
 def test_wrong_arguments_are_refused_before_anything_starts(tmp_path):

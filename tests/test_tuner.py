@@ -229,6 +229,29 @@ def test_models_are_built_again_without_examples(tmp_path):
     assert isinstance(found.hypermodel.build(hp), Subclassed)
 
 
+def test_an_objective_of_keras_tuner_is_one_of_the_tuner(tmp_path):
+    objective = keras_tuner.Objective("area", "max")
+    made = tuner(tmp_path, compiled, objective=objective, overwrite=True)
+    assert made.objective == "area" and made.oracle.objective == objective
+    # The same search as by its name.
+    assert tuner(tmp_path, compiled, objective="area").objective == "area"
+
+
+@pytest.mark.parametrize(
+    "x, y, message",
+    [
+        (np.full((60, 6), np.nan), np.arange(60) % 3, "finite numbers in x"),
+        (np.zeros((60, 6)), np.arange(60) % 3 + 1, "in .0, 3.*from 1 to 3"),
+        (np.zeros((60, 5)), np.arange(60) % 3, "evaluated on the examples"),
+    ],
+)
+def test_examples_that_do_not_fit_are_refused(x, y, message, tmp_path):
+    made = tuner(tmp_path, build)
+    with pytest.raises(ValueError, match=message):
+        made.search(x, y, validation_split=0.2, verbose=0)
+    assert not made.oracle.trials
+
+
 @pytest.mark.parametrize(
     "oracle, objective", [("bayesian", "accuracy"), ("grid", "area")]
 )
@@ -313,7 +336,7 @@ def test_wrong_values_are_refused_at_once(wrong, message, tmp_path):
 
 def no_accuracy(hp):
     model = build(hp)
-    model.compile("adam", "mse")
+    model.compile("adam", "sparse_categorical_crossentropy")
     return model
 
 

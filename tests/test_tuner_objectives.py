@@ -97,6 +97,32 @@ def test_an_oracle_of_one_s_own_takes_the_objective():
     )
 
 
+@pytest.mark.parametrize("name", objectives.OBJECTIVES)
+def test_keras_tuner_s_objective_is_taken(name):
+    known = objectives.OBJECTIVES[name]
+    for word in (name, known.metric):
+        objective = keras_tuner.Objective(word, known.direction)
+        assert objectives.objective_name(objective) == name
+    other = {"min": "max", "max": "min"}[known.direction]
+    with pytest.raises(ValueError, match="and its direction.*'density': 'min'"):
+        objectives.objective_name(keras_tuner.Objective(name, other))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        "val_loss",
+        None,
+        ["density", "area"],
+        keras_tuner.Objective("val_accuracy", "max"),
+    ],
+    ids=str,
+)
+def test_other_objectives_are_refused(objective):
+    with pytest.raises(ValueError, match="`objective` must be one of"):
+        objectives.objective_name(objective)
+
+
 def test_bayesian_search_names_what_is_not_installed(monkeypatch):
     def missing(**arguments):
         raise ImportError("no scipy")

@@ -60,6 +60,14 @@ class Bench:
         """Makes the bench that of a trial: its data, its initial weights."""
         if trial == self.trial:
             return
+        try:
+            self._open(trial)
+        except BaseException:
+            # What is half open must not be taken for open the next time.
+            self.trial = self.model = None
+            raise
+
+    def _open(self, trial):
         self.trial = trial
         for memory in (self.tickets, self._starts, self._known):
             memory.clear()
@@ -73,6 +81,7 @@ class Bench:
 
     def _build(self, sets):
         experiment = self.experiment
+        experiment.check_fit(self.data)
         self.model = experiment.wrapped_model(self.data)
         self.pruner = self.model.lottery
         self.model.optimizer.build(self.model.trainable_variables)
@@ -133,6 +142,7 @@ class Bench:
         if level == 0:
             return self.dense()
         before = self.trained(arm, level - 1)
+        _check_trained(arm, before)
         rewind_to = ARMS[arm].rewind_to(self.experiment)
         masks = self.next_masks(before, rewind_to=rewind_to)
         return before.rewound(masks, rewind_to)
@@ -311,6 +321,18 @@ class Bench:
             path: np.array(keras.ops.convert_to_numpy(variable))
             for path, variable in zip(model_state(self.model), fresh.variables)
         }
+
+
+def _check_trained(arm, ticket):
+    """Refuses to prune by weights that are none any more."""
+    for path, mask in ticket.masks.items():
+        if not np.isfinite(ticket.trained[path][mask]).all():
+            raise ValueError(
+                f"Level {ticket.level} of the arm {arm!r} must be trained to "
+                "finite weights to be pruned. Its training diverged: take a "
+                "smaller learning rate, or look at the loss. "
+                f"Received: NaN or infinity in {path}"
+            )
 
 
 # One training as a function, to run in any process.

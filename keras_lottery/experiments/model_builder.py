@@ -27,6 +27,62 @@ def in_precision(policy):
         keras.config.set_dtype_policy(before)
 
 
+def check_function(build):
+    """Refuses what is not a function that can build a model.
+
+    Args:
+        build: function.
+
+    Raises:
+        ValueError: If it is a model, or needs arguments that it is not given.
+    """
+    if isinstance(build, keras.Model):
+        raise ValueError(
+            "`model` must be a function that builds a model and returns it: "
+            "each trial begins with new weights. "
+            f"Received: the model {build.name!r}"
+        )
+    others = [
+        parameter.name
+        for parameter in inspect.signature(build).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind
+        not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        and parameter.name not in _ARGUMENTS
+    ]
+    if others:
+        raise ValueError(
+            "`model` must be a function that needs no other arguments than "
+            f"{list(_ARGUMENTS)}. Received: model={name(build)}, which also "
+            f"needs {others}"
+        )
+
+
+_ARGUMENTS = ("input_shape", "classes", "seed")
+
+
+def check_new(build, one, other):
+    """Refuses a function that returns a model of which it keeps parts.
+
+    Args:
+        build: function.
+        one: `keras.Model`, which it returned.
+        other: `keras.Model`, which it returned when it was called again.
+
+    Raises:
+        ValueError: If the two share weights.
+    """
+    others = {id(variable) for variable in other.variables}
+    shared = [v.path for v in one.variables if id(v) in others]
+    if shared:
+        raise ValueError(
+            "`model` must be a function that builds a new model, all layers "
+            "of it, each time that it is called. Received: "
+            f"model={name(build)}, of which two models share the weights "
+            f"{shared[:3]}{', ...' * (len(shared) > 3)}"
+        )
+
+
 def call(build, **arguments):
     """Calls a function with those of the arguments that it has.
 

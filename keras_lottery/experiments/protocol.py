@@ -16,7 +16,7 @@ from keras_lottery.checks import (
     check_rate,
 )
 from keras_lottery.experiments import arms as arms_lib
-from keras_lottery.experiments import model_builder
+from keras_lottery.experiments import compatibility, model_builder
 from keras_lottery.keras_internals import names_from_the_first
 from keras_lottery.levels import EARLY_STOP_METRICS
 from keras_lottery.recipes import WarmupAndDrops
@@ -66,6 +66,7 @@ class Protocol:
     precision: str = "float32"
 
     def __post_init__(self):
+        self._check_kinds()
         self._fill_in()
         for name in ("iterations", "batch_size", "eval_every", "trials"):
             check_integer(name, getattr(self, name), minimum=1)
@@ -88,6 +89,31 @@ class Protocol:
         arms_lib.check(self)
         self.build_optimizer()
 
+    def _check_kinds(self):
+        """Refuses what is of another kind than the argument."""
+        if not isinstance(self.dataset, (str, datasets.Arrays)):
+            raise ValueError(
+                "`dataset` must be the name of a data set or "
+                "`keras_lottery.datasets.Arrays(train=(x, y), test=(x, y))`. "
+                f"Received: dataset of type {type(self.dataset).__name__}"
+                f"{datasets.advice_on_batches(self.dataset)}"
+            )
+        if callable(self.model):
+            model_builder.check_function(self.model)
+        if not isinstance(self.optimizer, (str, type(None))):
+            raise ValueError(
+                "`optimizer` must be the name of a Keras optimizer; a model "
+                "that its function compiles keeps its own. "
+                f"Received: optimizer={self.optimizer!r}"
+            )
+        for name in ("arms", "rates", "drops"):
+            value = getattr(self, name)
+            optional = name != "arms" and value is None
+            if not optional and not isinstance(value, (tuple, list, dict)):
+                raise ValueError(
+                    f"`{name}` must be a tuple. Received: {name}={value!r}"
+                )
+
     def _fill_in(self):
         recipe = self.recipe
         for name in _FROM_RECIPE:
@@ -107,7 +133,9 @@ class Protocol:
             late = max(1, self.iterations // 50)
             self._set("late_rewind_to", min(late, self.iterations - 1))
         self._set("arms", tuple(self.arms))
-        self._set("rates", tuple(map(_named_rate, self.rates)))
+        rates = self.rates
+        pairs = rates.items() if isinstance(rates, dict) else rates
+        self._set("rates", tuple(map(_named_rate, pairs)))
         self._set("drops", tuple(map(_step, self.drops)))
 
     @property
@@ -282,6 +310,28 @@ class Protocol:
             model = wrap(model, seed=self.seed, **self.pruning())
             self.compile(model)
         return model
+
+    def check_fit(self, data):
+        """Refuses a model and data of which one is not made for the other.
+
+        A network and a set that come by name are.
+
+        Args:
+            data: `Dataset`.
+
+        Raises:
+            ValueError: If the model cannot be trained on the data.
+        """
+        own = isinstance(self.dataset, datasets.Arrays), callable(self.model)
+        if not any(own):
+            return
+        with names_from_the_first():
+            model, other = (self.build_model(data, seed=0) for _ in range(2))
+            model_builder.check_new(self.model, model, other)
+            if not model.compiled:
+                compatibility.check_labels(model, data)
+            self.compile(model)
+            compatibility.check_loss(model, data)
 
     def trained_model(self, data, ticket):
         """The network with what a ticket was trained to.

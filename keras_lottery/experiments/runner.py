@@ -32,6 +32,8 @@ def run(
     arguments, what is returned and what is raised.
     """
     check_integer("workers", workers, minimum=1)
+    _check_has("executor", executor, "submit", "`concurrent.futures.Executor`")
+    _check_has("progress", progress, "begin", "`Progress`")
     own = executor is None
     if own:
         executor = Serial() if workers == 1 else Processes(workers)
@@ -57,6 +59,13 @@ def run(
     finally:
         if own:
             executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _check_has(name, value, method, kind):
+    if value is not None and not hasattr(value, method):
+        raise ValueError(
+            f"`{name}` must be a {kind} or None. Received: {name}={value!r}"
+        )
 
 
 def _choose_backend(directory, experiment, executor):

@@ -218,6 +218,7 @@ def convert(function, quantize=None, samples=None, sparse=False):
         raise ValueError(
             "`model` must be one that the built-in operators of LiteRT can "
             f"run. Received one of which the converter says: {_reason(error)}"
+            f"{_advice(error)}"
         ) from error
     if sparse:
         plain = convert(function, quantize, samples)
@@ -280,6 +281,16 @@ def _reason(error):
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line.partition("error: ")[2] for line in lines]
     return next(filter(None, [*errors, *lines]), type(error).__name__)
+
+
+def _advice(error):
+    """What helps, where the converter's own words do not tell."""
+    if "TensorListReserve" not in str(error):
+        return ""
+    return (
+        ". A recurrent layer needs a fixed `batch_size`, such as "
+        "batch_size=1, or to be built with unroll=True"
+    )
 
 
 def _check_arguments(quantize, representative, sparse, batch_size):

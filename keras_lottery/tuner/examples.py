@@ -7,7 +7,7 @@ import math
 import keras
 import numpy as np
 
-from keras_lottery.datasets import Arrays, Dataset, examples
+from keras_lottery.datasets import Arrays, Dataset, check_alike, examples
 
 _FILE = "examples.json"
 
@@ -104,7 +104,9 @@ def fit_arrays(
         data = Arrays(train, train).split(seed)
         train, validation = data.train, data.validation
     validation = examples("validation_data", validation)
+    check_alike("validation_data", validation, train)
     test = validation if test_data is None else examples("test_data", test_data)
+    check_alike("test_data", test, train)
     return SplitArrays(train, validation, test)
 
 

@@ -203,12 +203,42 @@ ORACLES = {
 }
 
 
+def objective_name(objective):
+    """The name of an objective.
+
+    Args:
+        objective: one of `OBJECTIVES`; or a `keras_tuner.Objective` of such a
+            name, or of the metric that stands for it, and of its direction.
+
+    Returns:
+        A str.
+
+    Raises:
+        ValueError: If there is no such objective.
+    """
+    if isinstance(objective, str) and objective in OBJECTIVES:
+        return objective
+    for name, known in OBJECTIVES.items():
+        accepted = [
+            keras_tuner.Objective(word, known.direction)
+            for word in (name, known.metric)
+        ]
+        if type(objective) is keras_tuner.Objective and objective in accepted:
+            return name
+    directions = {name: o.direction for name, o in OBJECTIVES.items()}
+    raise ValueError(
+        f"`objective` must be one of {list(OBJECTIVES)}, or a "
+        "`keras_tuner.Objective` of such a name and its direction, "
+        f"{directions}. Received: objective={objective!r}"
+    )
+
+
 def make_oracle(oracle, objective, max_trials=None, rounds=8, seed=0):
     """An oracle that compares searches by an objective.
 
     Args:
         oracle: one of `ORACLES`, or a `keras_tuner.Oracle`.
-        objective: one of `OBJECTIVES`.
+        objective: as `objective_name` takes it.
         max_trials: optional int. Defaults to 10 with `"random"` and
             `"bayesian"`, and to no limit with the others.
         rounds: int, the most that `"hyperband"` gives a search.
@@ -222,11 +252,7 @@ def make_oracle(oracle, objective, max_trials=None, rounds=8, seed=0):
             together.
         RuntimeError: If what `"bayesian"` needs is not installed.
     """
-    if objective not in OBJECTIVES:
-        raise ValueError(
-            f"`objective` must be one of {list(OBJECTIVES)}. "
-            f"Received: objective={objective!r}"
-        )
+    objective = objective_name(objective)
     chosen = OBJECTIVES[objective]
     wanted = keras_tuner.Objective(chosen.metric, chosen.direction)
     if not isinstance(oracle, keras_tuner.Oracle):
@@ -248,7 +274,7 @@ def make_oracle(oracle, objective, max_trials=None, rounds=8, seed=0):
 
 
 def _named_oracle(name, wanted, max_trials, rounds, seed):
-    if name not in ORACLES:
+    if not isinstance(name, str) or name not in ORACLES:
         raise ValueError(
             f"`oracle` must be one of {list(ORACLES)} or a "
             f"`keras_tuner.Oracle`. Received: oracle={name!r}"

@@ -25,12 +25,16 @@ from keras_lottery.tuner.hypermodel import (
     PREFIX,
     Knobs,
     LotteryHyperModel,
-    build_function,
+    TrialBuilder,
     check_hypermodel,
     hypermodel_name,
     lowest_rate,
 )
-from keras_lottery.tuner.objectives import level_metrics, make_oracle
+from keras_lottery.tuner.objectives import (
+    level_metrics,
+    make_oracle,
+    objective_name,
+)
 
 # Arguments of `Experiment` that are the tuner's own, or always the same.
 _FIXED = ("model", "rounds", "iterations", "seed", "trials", "arms")
@@ -79,7 +83,8 @@ class LotteryTuner(keras_tuner.Tuner):
         hypermodel: function of `keras_tuner.HyperParameters` that returns a
             `keras.Model`, compiled or not; a `keras_tuner.HyperModel`; or a
             network of `keras_lottery.models` by name.
-        objective: `"density"`, `"accuracy"` or `"area"`.
+        objective: `"density"`, `"accuracy"` or `"area"`; or a
+            `keras_tuner.Objective` of such a name.
         max_trials: optional int. Defaults to 10 with the oracles `"random"`
             and `"bayesian"`, to no limit with the others.
         oracle: `"random"`, `"bayesian"`, `"hyperband"`, `"grid"`, or a
@@ -140,7 +145,7 @@ class LotteryTuner(keras_tuner.Tuner):
     def __init__(
         self,
         hypermodel: object,
-        objective: str = "density",
+        objective: str | keras_tuner.Objective = "density",
         max_trials: int | None = None,
         oracle: object = "random",
         knobs: tuple | dict | Callable = ("rate", "output_rate", "criterion"),
@@ -156,7 +161,8 @@ class LotteryTuner(keras_tuner.Tuner):
         **arguments,
     ):
         _check(arguments, margin, density)
-        self.objective, self.margin, self.density = objective, margin, density
+        self.objective = objective = objective_name(objective)
+        self.margin, self.density = margin, density
         self.rounds = rounds
         self.workers = check_integer("workers", workers, minimum=1)
         self._role = _distributed_role()
@@ -191,7 +197,9 @@ class LotteryTuner(keras_tuner.Tuner):
 
     def _reference(self, hypermodel):
         """The `Experiment` of a search in which nothing is tuned."""
-        model = build_function(check_hypermodel(hypermodel))
+        model = check_hypermodel(hypermodel)
+        if not isinstance(model, str):
+            model = TrialBuilder(model, keras_tuner.HyperParameters())
         return Experiment(**self._arguments, model=model, rounds=self.rounds)
 
     # The search.
@@ -254,6 +262,7 @@ class LotteryTuner(keras_tuner.Tuner):
         """Refuses, before any work, what cannot be searched."""
         experiment = self._experiment(self.oracle.get_space(), dataset)
         data = experiment.load_data(0)
+        experiment.check_fit(data)
         _check_accuracy(experiment.wrapped_model(data), data)
         examples.claim(self._project, dataset, data)
         self.hypermodel.data = data
