@@ -10,6 +10,7 @@ import warnings
 
 import keras
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -313,10 +314,19 @@ class Searches(RuleBasedStateMachine):
         self.check_unchanged(before)
 
 
-TestSearches = Searches.TestCase
-TestSearches.settings = settings(
-    max_examples=int(os.environ.get("N", 2)),
-    stateful_step_count=12,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+def _settings(examples):
+    return settings(
+        max_examples=examples,
+        stateful_step_count=12,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+class TestSomeSequences(Searches.TestCase):
+    settings = _settings(5)
+
+
+@pytest.mark.slow
+class TestManySequences(Searches.TestCase):
+    settings = _settings(30)
