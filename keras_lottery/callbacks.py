@@ -210,7 +210,7 @@ class FitHooks:
                 f"Received: rewind_to={self._delayed.step}, and it ended at "
                 f"step {self._delayed.steps}."
             )
-        self.pruner.rewind_point = self._delayed.rewind_point()
+        self.pruner.state.point = self._delayed.rewind_point()
         self._delayed = None
         # The copies in the compiled step are not needed any more.
         self.pruner.model.train_function = None

@@ -75,7 +75,7 @@ def get(criterion: str | Criterion) -> Criterion:
     )
 
 
-def _takes_two(criterion):
+def _takes_two(criterion: Criterion) -> bool:
     try:
         inspect.signature(criterion).bind(None, None)
     except TypeError:

@@ -35,6 +35,12 @@ Schedule = Callable[[int], float]
 Criterion = Callable[[NDArray, NDArray], NDArray]
 
 
+_FIXED = (
+    "model", "rate", "output_rate", "rates", "scope", "criterion",
+    "rewind_to", "seed",
+)  # fmt: skip
+
+
 class LotteryTicketPruner:
     """Finds lottery tickets in a Keras model.
 
@@ -120,11 +126,20 @@ class LotteryTicketPruner:
         self.levels = Levels()
         self.state = state.SearchState(self)
         self.fit_hooks = FitHooks(self)
-        self._rewind_point: RewindPoint | None = None
         self.attachment = Attachment(
-            model, self._rates, masks, self.state.attached, self._meet
+            model, self._rates, masks, self.state.attached, self.state.meet
         )
         self.attach()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED and name in vars(self):
+            raise AttributeError(
+                f"`{name}` cannot be changed once a model is wrapped: what it "
+                "prunes was decided then. For a rate of each round, give a "
+                "schedule (`keras_lottery.schedules`) or a function of the "
+                f"round. Received: {name}={value!r}"
+            )
+        super().__setattr__(name, value)
 
     # The algorithm.
 
@@ -273,7 +288,7 @@ class LotteryTicketPruner:
         `step` steps, if it is not to rewind to where the pruner was made.
         """
         self.state.require("capture")
-        self.set_rewind_point(step)
+        self.state.capture(step)
 
     def record(self, history: Any = None) -> Level:
         """Appends the level, as trained now, to `levels`."""
@@ -331,13 +346,7 @@ class LotteryTicketPruner:
     def rewind_point(self) -> RewindPoint:
         """The `RewindPoint`."""
         self.require_attached()
-        # Captured when the model was attached.
-        assert self._rewind_point is not None
-        return self._rewind_point
-
-    @rewind_point.setter
-    def rewind_point(self, point: RewindPoint) -> None:
-        self._rewind_point = point
+        return self.state.point
 
     def ticket(self, level: int | None = None) -> Ticket:
         """A `Ticket`: masks and rewind point.
@@ -383,28 +392,10 @@ class LotteryTicketPruner:
         if isinstance(ticket, (str, os.PathLike)):
             ticket = Ticket.load(ticket)
         self.state.require("load")
-        self.take(ticket, names)
+        self.state.take(ticket, names)
         self.rewind_point.restore_weights(self.model)
         if with_optimizers:
             self.rewind_point.optimizers.update(ticket.rewind_point.optimizers)
-
-    def take(self, ticket: Ticket, names: dict[str, str] | None = None) -> None:
-        """`load`, but for the model's weights, which stay as they are."""
-        self.require_attached()
-        places = ticket.match(self.model, names)
-        masks = {places[p]: mask for p, mask in ticket.masks.items()}
-        self.attachment.check_masked(masks)
-        point = ticket.rewind_point
-        # Seeds that the ticket does not hold stay those of the model.
-        weights = rewinding.copy_state(self.model)
-        weights |= {p: point.weights[saved] for saved, p in places.items()}
-        self._rewind_point = RewindPoint(
-            point.step, weights, dict(point.optimizers)
-        )
-        self.attachment.assign_masks(masks)
-        self.level = ticket.level
-        self.state.loaded(ticket.level)
-        self.attachment.meet_optimizers(again=True)
 
     # Contexts.
 
@@ -464,31 +455,9 @@ class LotteryTicketPruner:
         """Dict, name -> optimizer: the model's and those it was given."""
         return self.attachment.optimizers()
 
-    def restore(self) -> None:
-        """`rewind`, at whatever time."""
-        weights, optimizers = rewinding.parts_rewound(self.rewind_to)
-        if weights:
-            self.rewind_point.restore_weights(self.model)
-        if optimizers:
-            self.rewind_point.restore_optimizers(self.model, self.optimizers())
-            self.attachment.clear_pruned_slots()
-            self.fit_hooks.rewound()
-
     def require_attached(self) -> None:
         """Refuses a model that has no masks yet."""
         if not self.attached:
             self.attach()
         if not self.attached:
             raise self.attachment.not_built()
-
-    def set_rewind_point(self, step: int = 0) -> None:
-        """`capture`, at whatever time."""
-        self._rewind_point = RewindPoint.capture(
-            self.model, step, self.optimizers()
-        )
-
-    def _meet(self, name: str, optimizer: Any, replaces: bool) -> None:
-        """A new optimizer's fresh state belongs to the rewind point."""
-        if self._rewind_point is not None:
-            early = self.fit_hooks.at_begin.get(name)
-            self._rewind_point.meet(name, optimizer, early, replaces)

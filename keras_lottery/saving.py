@@ -49,7 +49,7 @@ def load_search(pruner, directory):
     if not os.path.exists(path):
         return
     ticket, progress, seeds = _read(directory)
-    pruner.take(ticket)
+    pruner.state.take(ticket)
     _assign_seeds(pruner, ticket, seeds)
     pruner.state.restored(progress)
 
@@ -106,7 +106,7 @@ def weights_loaded(pruner, directory):
     if done and ticket.level == pruner.level:
         return
     in_fit = state.phase if state.in_fit else None
-    pruner.take(ticket)
+    pruner.state.take(ticket)
     _assign_seeds(pruner, ticket, seeds)
     state.restored(progress, in_fit)
 

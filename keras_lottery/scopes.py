@@ -27,7 +27,7 @@ _NORMALISATION = (
 
 _NO_CONNECTION = re.compile(
     r"(^|_)(bias|biases|gamma|beta|alpha|scale|offset|pos|position|positions"
-    r"|positional|(cls|class|mask|register)_tokens?|temperature|centroids?)"
+    r"|positional|encodings?|tokens?|mask_emb|probe|temperature|centroids?)"
     r"(_|$)"
 )
 

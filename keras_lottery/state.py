@@ -31,7 +31,7 @@ are put back in the end).
 | `prune`, `record` | refused | yes | yes | yes | yes | refused |
 | `rewind`, `capture`, `load` | refused | yes | yes | yes | yes | refused |
 | `find` | yes | yes | yes | yes | refused | refused |
-| save, `ticket` | yes, refused | yes | yes | yes | yes | yes |
+| save | yes | yes | yes | yes | yes | yes |
 | export | refused | refused after level 0 | yes | yes | yes | yes |
 
 Weights that the user assigns are free in *training* and *trained*. In *start*
@@ -48,6 +48,7 @@ import warnings
 import numpy as np
 
 from keras_lottery import rewinding
+from keras_lottery.rewinding import RewindPoint
 
 UNBUILT, START, TRAINING, TRAINED = "unbuilt", "start", "training", "trained"
 
@@ -62,6 +63,7 @@ class SearchState:
         phase: str: "unbuilt", "start", "training" or "trained".
         is_paused: bool, whether `fit` only trains.
         in_fit: bool, whether `fit` is training a level now.
+        point: the `RewindPoint`, or `None` before the model is built.
         lent: the level whose trained weights are lent, or `None`.
         captured: bool, whether the rewind point is that of a training that
             has begun. Until then level 0 starts from whatever the model holds.
@@ -69,7 +71,7 @@ class SearchState:
 
     def __init__(self, pruner):
         self.pruner = pruner
-        self.phase, self.captured = UNBUILT, False
+        self.phase, self.captured, self.point = UNBUILT, False, None
         self.is_paused, self.lent = False, None
         # The level that the weights are of, if they came from a file.
         self._loaded = None
@@ -141,7 +143,7 @@ class SearchState:
 
     def attached(self):
         """The masks are on."""
-        self.pruner.set_rewind_point()
+        self.capture()
         if self.phase == UNBUILT:
             self.phase = START
 
@@ -162,7 +164,7 @@ class SearchState:
         pruner, first = self.pruner, not self.captured
         self.check_variables()
         if first and pruner.attached:
-            pruner.set_rewind_point()
+            self.capture()
         elif self.phase == START:
             self._adopt_learning_rates()
             self._return_to_start()
@@ -196,6 +198,15 @@ class SearchState:
 
     def prune(self, level, masks):
         """Goes over to the next level's masks, all of them or none."""
+        before = self.pruner.masks
+        empty = [p for p, m in masks.items() if before[p].any() > m.any()]
+        if empty:
+            warnings.warn(
+                f"Level {level} has no connection left in {empty[0]}: what "
+                "that layer computes does not depend on its inputs any more. "
+                "Give it a smaller rate in `rates`, or 0 to leave it alone.",
+                stacklevel=4,
+            )
         with uninterrupted():
             self._due, self._rewind_due = (level, masks), self._advancing
             self._finish_pruning()
@@ -206,7 +217,7 @@ class SearchState:
             self._adopt_learning_rates(self._learning_rates)
         with uninterrupted():
             self._rewind_due = True
-            self.pruner.restore()
+            self.restore()
             self.started()
 
     def finish(self):
@@ -223,6 +234,46 @@ class SearchState:
         self.pruner.attachment.clear_pruned_slots()
         self.pruner.level, self.phase = level, TRAINING
         self._learning_rates, self._due = {}, None
+
+    def capture(self, step=0):
+        """Makes the state of training the rewind point."""
+        pruner = self.pruner
+        self.point = RewindPoint.capture(
+            pruner.model, step, pruner.optimizers()
+        )
+
+    def restore(self):
+        """Sets what is rewound back to the rewind point."""
+        pruner = self.pruner
+        weights, optimizers = rewinding.parts_rewound(pruner.rewind_to)
+        if weights:
+            self.point.restore_weights(pruner.model)
+        if optimizers:
+            self.point.restore_optimizers(pruner.model, pruner.optimizers())
+            pruner.attachment.clear_pruned_slots()
+            pruner.fit_hooks.rewound()
+
+    def meet(self, name, optimizer, replaces):
+        """A new optimizer's fresh state belongs to the rewind point."""
+        if self.point is not None:
+            early = self.pruner.fit_hooks.at_begin.get(name)
+            self.point.meet(name, optimizer, early, replaces)
+
+    def take(self, ticket, names=None):
+        """A ticket's masks, rewind point and level; weights stay."""
+        pruner, point = self.pruner, ticket.rewind_point
+        pruner.require_attached()
+        places = ticket.match(pruner.model, names)
+        masks = {places[p]: mask for p, mask in ticket.masks.items()}
+        pruner.attachment.check_masked(masks)
+        # Seeds that the ticket does not hold stay those of the model.
+        weights = rewinding.copy_state(pruner.model)
+        weights |= {p: point.weights[saved] for saved, p in places.items()}
+        self.point = RewindPoint(point.step, weights, dict(point.optimizers))
+        pruner.attachment.assign_masks(masks)
+        pruner.level = ticket.level
+        self.loaded(ticket.level)
+        pruner.attachment.meet_optimizers(again=True)
 
     def started(self):
         """The model is at the start of its level."""
@@ -350,7 +401,7 @@ class SearchState:
                 "weights as they were, call `lottery.capture()` before `fit`.",
                 stacklevel=2,
             )
-        self.pruner.restore()
+        self.restore()
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """What a model computes, found by tracing one forward pass.
 
-To find the output layers, the graph is walked backwards from the outputs
-until it meets a kernel. Activations, reshapes, normalisation and several heads
-are passed through without knowing them, and it makes no difference whether the
-model is Sequential, functional, nested or subclassed with its own `call`.
+To find the output layers, the graph is walked backwards from each output to
+the kernels that no other kernel follows. (The end of a residual block is none:
+it is also added to what the next block computes from it.) Activations,
+reshapes, normalisation and several heads are passed through without knowing
+them, and it makes no difference whether the model is Sequential, functional,
+nested or subclassed with its own `call`.
 """
 
 import itertools
@@ -41,8 +43,8 @@ def output_variables(model, variables, data=None):
             input shapes.
 
     Returns:
-        A list of `keras.Variable`: those that meet the data on a path to an
-        output on which no other kernel follows.
+        A list of `keras.Variable`: those that meet the data on the way to an
+        output and are followed by no other kernel.
 
     Raises:
         TracingError: If the model cannot be traced.
@@ -57,17 +59,25 @@ def output_variables(model, variables, data=None):
         if id(outer) in handles
     }
     met = _kernels_met_by_data(graph, inputs, kernels)
-    found, seen, stack = set(), set(), [t.op for t in graph.outputs]
-    while stack:
-        operation = stack.pop()
-        if operation.name in seen or operation.name not in met:
-            continue
-        seen.add(operation.name)
-        if met[operation.name]:
-            found |= met[operation.name]
-        else:
-            stack.extend(t.op for t in operation.inputs)
+    found = set()
+    for output in graph.outputs:
+        found |= _last_kernels(graph.get_operations(), met, output.op)
     return [v for v in variables if id(v) in found]
+
+
+def _last_kernels(operations, met, end):
+    """The kernels that no other follows on the way to one operation."""
+    # What the data meets between an operation and the end.
+    later, last = {end.name: set()}, set()
+    for operation in reversed(operations):
+        if operation.name not in later or operation.name not in met:
+            continue
+        own, after = met[operation.name], later[operation.name]
+        if not after - own:
+            last |= own
+        for tensor in operation.inputs:
+            later.setdefault(tensor.op.name, set()).update(after | own)
+    return last
 
 
 def _kernels_met_by_data(graph, inputs, kernels):

@@ -167,7 +167,7 @@ def wrap(model: keras.Model, **arguments: Any) -> keras.Model:
     """
     model.lottery = LotteryTicketPruner(model, **arguments)
     # Keras puts this method onto the object, in front of the class.
-    model.lottery.own_quantize = vars(model).pop("quantize", None)
+    vars(model.lottery)["own_quantize"] = vars(model).pop("quantize", None)
     model.__class__ = _wrapped_class(type(model))  # type: ignore[arg-type]
     return model
 
@@ -193,8 +193,9 @@ def unwrap(model: keras.Model) -> keras.Model:
     model.lottery.detach()
     model.train_function = None
     model.__class__ = type(model).unwrapped_class
-    if model.lottery.own_quantize is not None:
-        vars(model)["quantize"] = model.lottery.own_quantize
+    own_quantize = vars(model.lottery)["own_quantize"]
+    if own_quantize is not None:
+        vars(model)["quantize"] = own_quantize
     del model.lottery
     return model
 
@@ -216,7 +217,8 @@ Ticket.wrapping = staticmethod(_wrap_by_ticket)
 
 @functools.cache
 def _wrapped_class(own: Any) -> Any:
-    name = own.__name__
+    # The name that Keras shows where this package is not imported.
+    name = f"{own.__name__} of keras_lottery"
     wrapped = type(name, (LotteryModel, own), {"unwrapped_class": own})
     wrapped.__module__ = __name__
     # All share one registered name: `from_config` finds the class again from

@@ -1,6 +1,6 @@
 """Which tests share a process when they are run by several."""
 
-import pytest
+from xdist.scheduler import LoadFileScheduling
 
 # Laws that look at the same searches, each of which is made once a process.
 _SEARCHES = {
@@ -12,9 +12,13 @@ _SEARCHES = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    for item in items:
-        name = item.path.name
-        group = "searches" if name in _SEARCHES else name
-        item.add_marker(pytest.mark.xdist_group(group))
+class _Scheduling(LoadFileScheduling):
+    """Tests of one module share a process, and so do those of the searches."""
+
+    def _split_scope(self, nodeid):
+        path = super()._split_scope(nodeid)
+        return "searches" if path.rsplit("/")[-1] in _SEARCHES else path
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return _Scheduling(config, log)

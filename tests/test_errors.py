@@ -255,6 +255,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_real_tf_keras():
     # In a process of its own: it prints and registers much.
     done = subprocess.run(

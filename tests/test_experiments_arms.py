@@ -57,6 +57,16 @@ def bench(run):
     return opened(SMALL, run[0])
 
 
+@pytest.fixture(scope="module")
+def same_bench(run):
+    return opened(SMALL, run[0])
+
+
+@pytest.fixture(scope="module")
+def other_bench(run):
+    return opened(dataclasses.replace(SMALL, seed=1), run[0])
+
+
 def counts(masks):
     return [int(np.count_nonzero(mask)) for mask in masks.values()]
 
@@ -107,18 +117,16 @@ def test_global_arms_have_the_ticket_s_count_in_all(bench, arm):
 
 
 @pytest.mark.parametrize("arm", SMALL.arms)
-def test_a_start_is_a_pure_function_of_the_seed(run, bench, arm):
-    other = opened(SMALL, run[0])
+def test_a_start_is_a_pure_function_of_the_seed(bench, same_bench, arm):
     for level in range(1, ROUNDS + 1):
-        assert bench.key(arm, level) == other.key(arm, level)
+        assert bench.key(arm, level) == same_bench.key(arm, level)
 
 
 @pytest.mark.parametrize(
     "arm", (*OF_THE_TICKET, *SHUFFLED, "snip", "grasp", "synflow")
 )
-def test_trials_differ(run, bench, arm):
-    other = opened(dataclasses.replace(SMALL, seed=1), run[0])
-    one, two = bench.start(arm, 1), other.start(arm, 1)
+def test_trials_differ(bench, other_bench, arm):
+    one, two = bench.start(arm, 1), other_bench.start(arm, 1)
     kernels = [split(s.rewind_point.weights, s.masks)[0] for s in (one, two)]
     assert not same(*kernels)
     if arm not in OF_THE_TICKET or arm == "random_mask":
@@ -238,6 +246,11 @@ def test_late_rewind_is_the_ticket_of_an_experiment_that_rewinds_late(
     for one, two in zip(tickets, rows, strict=True):
         renamed = dataclasses.replace(two, arm="ticket", seconds=one.seconds)
         assert one == renamed
+    for level in range(ROUNDS + 1):
+        point = Run(tmp_path).load_ticket(0, "ticket", level).rewind_point
+        assert point.step == LATE
+        (state,) = point.optimizers.values()
+        assert state["0:iteration"] == LATE
 
 
 def test_global_is_one_threshold(bench):
@@ -379,6 +392,7 @@ def test_batch_norm_and_dropout_do_not_reach_synflow():
 # tfmot.
 
 
+@pytest.mark.slow
 def test_tfmot_ends_at_the_ticket_s_counts(tmp_path):
     experiment = dataclasses.replace(
         SMALL, rounds=1, iterations=40, arms=("tfmot",)

@@ -64,6 +64,13 @@ def untimed(results):
     return [dataclasses.replace(result, seconds=0.0) for result in results]
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of `plain`: its directory and results."""
+    directory = tmp_path_factory.mktemp("plain")
+    return directory, small(plain).run(directory)
+
+
 @pytest.mark.parametrize("model", [plain, distilled])
 def test_a_model_and_arrays_of_one_s_own(model, tmp_path):
     results = small(model, trials=2).run(tmp_path)
@@ -83,18 +90,17 @@ def test_a_model_and_arrays_of_one_s_own(model, tmp_path):
     assert (choice["backend"] == "fit") == (model is distilled), choice["why"]
 
 
-def test_what_a_fresh_process_would_find_is_found(tmp_path):
+def test_what_a_fresh_process_would_find_is_found(run, tmp_path):
     """Automatic names go on counting; the keys of trainings must not."""
-    results = small(plain).run(tmp_path)
+    directory, results = run
     keras.layers.Dense(3)
     found = small(lambda input_shape, classes: plain(input_shape, classes))
     with pytest.raises(ValueError, match="model='test_experiments_own.plain"):
-        found.run(tmp_path)
+        found.run(directory)
     again = dataclasses.replace(small(plain), rounds=3)
-    other = tmp_path / "other"
-    assert untimed(again.run(other))[:3] == untimed(results)[:3]
-    keys = {p.name for p in (tmp_path / "trainings").iterdir()}
-    assert keys < {p.name for p in (other / "trainings").iterdir()}
+    assert untimed(again.run(tmp_path))[:3] == untimed(results)[:3]
+    keys = {p.name for p in (directory / "trainings").iterdir()}
+    assert keys < {p.name for p in (tmp_path / "trainings").iterdir()}
 
 
 def test_structures_of_arrays_and_a_loss_without_accuracy(tmp_path):
@@ -111,8 +117,8 @@ def test_structures_of_arrays_and_a_loss_without_accuracy(tmp_path):
     assert all(np.isnan(r.early_stop_test_accuracy) for r in results)
 
 
-def test_results_as_a_data_frame(tmp_path):
-    results = small(plain).run(tmp_path)
+def test_results_as_a_data_frame(run):
+    _, results = run
     frame = results.to_pandas()
     assert list(frame.columns) == COLUMNS and len(frame) == len(results)
     assert frame.loc[1, "density"] == results[1].density
@@ -120,18 +126,15 @@ def test_results_as_a_data_frame(tmp_path):
     assert means["ticket", 2] == results[2].early_stop_iteration
 
 
-def test_workers_are_sent_the_model_and_the_arrays(tmp_path):
-    experiment = small(plain)
-    one = experiment.run(tmp_path / "one")
-    two = experiment.run(tmp_path / "two", workers=2)
-    assert untimed(one) == untimed(two)
+@pytest.mark.slow
+def test_workers_are_sent_the_model_and_the_arrays(run, tmp_path):
+    assert untimed(small(plain).run(tmp_path, workers=2)) == untimed(run[1])
 
 
-def test_a_report_of_it(tmp_path):
+def test_a_report_of_it(run):
     from keras_lottery import report
 
-    small(plain).run(tmp_path)
-    page = open(report.write(tmp_path)).read()
+    page = open(report.write(run[0])).read()
     assert "test_experiments_own.plain on arrays" in page
 
 
@@ -174,5 +177,9 @@ def test_wrong_models_are_refused_before_anything_is_trained(tmp_path):
         small(lambda: None).run(tmp_path / "none")
     with pytest.raises(ValueError, match="`learning_rate` must be left out"):
         small(two_inputs, learning_rate=0.1).run(tmp_path / "compiled")
+
+
+@pytest.mark.slow
+def test_wrong_models_are_refused_by_workers(tmp_path):
     with pytest.raises(ValueError, match="returned None"):
-        small(lambda: None).run(tmp_path / "lambda", workers=2)
+        small(lambda: None).run(tmp_path, workers=2)

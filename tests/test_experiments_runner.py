@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -97,12 +98,11 @@ def test_what_is_there_is_not_trained_again(whole):
     assert untimed(SMALL.run(directory, Refuses())) == untimed(results)
 
 
-def test_a_damaged_ticket_is_trained_again(tmp_path):
-    few = dataclasses.replace(SMALL, trials=1, arms=("ticket",))
-    results = few.run(tmp_path)
+def test_a_damaged_ticket_is_trained_again(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
     path = tmp_path / "tickets/trial_0/level_00.ticket"
     path.write_bytes(path.read_bytes()[:1000])
-    assert untimed(few.run(tmp_path)) == untimed(results)
+    assert untimed(SMALL.run(tmp_path)) == untimed(whole[1])
     assert Ticket.load(path).level == 0
 
 
@@ -174,8 +174,7 @@ def test_a_second_process_on_the_same_directory_is_refused(tmp_path):
 
 
 def test_an_entry_that_was_cut_short_costs_one_training(whole, tmp_path):
-    few = dataclasses.replace(SMALL, trials=1)
-    results = few.run(tmp_path)
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
     path = tmp_path / "places.jsonl"
     path.write_text(path.read_text()[:-9])
     again = []
@@ -184,8 +183,8 @@ def test_an_entry_that_was_cut_short_costs_one_training(whole, tmp_path):
         def training(self, place):
             again.append(place)
 
-    assert untimed(few.run(tmp_path, Counts())) == untimed(results)
-    assert again == [Place(0, 2, "reinit")]
+    assert untimed(SMALL.run(tmp_path, Counts())) == untimed(whole[1])
+    assert again == [Place(1, 2, "reinit")]
 
 
 def test_curves_for_tensorboard(tmp_path):
@@ -212,17 +211,3 @@ def test_curves_for_tensorboard(tmp_path):
     run = Run(tmp_path / "run")
     curves = run.load_curves(run.load_places()[place])
     assert values["val_loss", 20] == np.float32(curves["val_loss"][1])
-
-
-def test_late_rewinding_starts_levels_at_the_step(tmp_path):
-    late = dataclasses.replace(
-        SMALL, trials=1, arms=("ticket",), rewind_to=7, rounds=1
-    )
-    late.run(tmp_path)
-    first, second = (
-        Ticket.load(tmp_path / f"tickets/trial_0/level_{k:02d}.ticket")
-        for k in (0, 1)
-    )
-    assert first.rewind_point.step == second.rewind_point.step == 7
-    (state,) = second.rewind_point.optimizers.values()
-    assert state["0:iteration"] == 7

@@ -97,6 +97,7 @@ print("RESULT" + json.dumps(out))
 """
 
 
+@pytest.mark.slow
 def test_schedules_of_tfmot():
     # In a process of its own: importing tfmot turns Keras 3 off.
     done = subprocess.run(

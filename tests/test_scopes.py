@@ -192,7 +192,9 @@ class Positions(layers.Layer):
     def build(self, shape):
         for name in (
             "position_table", "pos", "positional", "layer_scale", "beta",
-            "bias_table", "offset",
+            "bias_table", "offset", "class_token", "distillation_token",
+            "query_tokens", "mask_emb", "segment_encoding", "probe",
+            "temperature", "centroids",
         ):  # fmt: skip
             setattr(self, name, self.add_weight(shape=(4, 4), name=name))
         self.w = self.add_weight(shape=(4, 4), name="composed")

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -842,3 +844,64 @@ def test_the_training_of_a_level_goes_on_after_a_pause():
         warnings.simplefilter("error")
         fit(model, callbacks=[watch])
     assert same(watch.seen[0], now)
+
+
+def test_a_process_without_the_package_is_told_of_it(tmp_path):
+    model = wrapped()
+    model.save(tmp_path / "m.keras")
+    code = (
+        f"import keras; keras.models.load_model({str(tmp_path / 'm.keras')!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert "class 'Sequential of keras_lottery'" in done.stderr
+
+
+def test_a_layer_that_loses_its_last_connection_is_told_of():
+    model = wrapped(rates={"hidden": 0.99})
+    with pytest.warns(UserWarning, match="no connection left in .*hidden"):
+        fit(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(model)  # Once.
+
+
+@pytest.mark.parametrize("name", ["rate", "scope", "criterion", "rewind_to"])
+def test_what_is_decided_at_the_start_cannot_be_assigned(name):
+    pruner = wrapped().lottery
+    with pytest.raises(AttributeError, match=f"`{name}` cannot be changed"):
+        setattr(pruner, name, 0.1)
+    pruner.rounds = 3
+
+
+def test_a_ticket_is_loaded_by_its_path(tmp_path):
+    model = wrapped()
+    fit(model)
+    model.lottery.ticket().save(tmp_path / "one.ticket")
+    other = wrapped(mlp(seed=4))
+    other.lottery.load(tmp_path / "one.ticket")
+    assert same(variables(other), variables(model))
+
+
+def test_no_warnings_of_other_libraries():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = wrapped()
+        for _ in range(2):
+            fit(model, validation_data=data())
+        with model.lottery.trained():
+            model.evaluate(*data(), verbose=0)
+
+
+def test_other_backends_are_refused_by_name():
+    code = (
+        "import sys, types; keras = types.ModuleType('keras');"
+        "keras.backend = types.SimpleNamespace(backend=lambda: 'torch');"
+        "sys.modules['keras'] = keras; import keras_lottery"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert "needs Keras' TensorFlow backend" in done.stderr
+    assert "Found: torch" in done.stderr

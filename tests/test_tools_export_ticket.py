@@ -42,9 +42,3 @@ def test_it_ends_with_the_verification_and_instructions(run_dir, tmp_path):
     assert story["level"] == 1 and story["metadata"]["arm"] == "ticket"
     accuracy = 100 * story["metadata"]["final_test_accuracy"]
     assert f"{accuracy:.2f}" == before
-
-
-def test_a_wrong_value_is_one_line():
-    code, _, err = export("--run_dir=x", "--output_dir=x", "--quantize=int8")
-    assert code == 2 and err.count("\n") == 1
-    assert "`quantize` must not be given with format='serving'" in err

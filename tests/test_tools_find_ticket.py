@@ -37,25 +37,20 @@ def test_it_ends_with_a_table_and_says_where_everything_is(tmp_path):
     assert (tmp_path / "tickets/trial_0/level_01.ticket").exists()
     # TensorFlow's greetings stay out of it.
     assert all(line.startswith("[") for line in err.splitlines()), err
-    code, out, err = finish(
-        "--rounds=1", "--iterations=50", f"--run_dir={tmp_path}"
-    )
-    assert code == 2 and err.count("\n") == 1
-    assert "iterations=40 before, 50 now" in err
 
 
 # What is refused, and in which words, is the library's; see its tests.
 @pytest.mark.parametrize(
-    "flag, message",
+    "flag, run_dir, message",
     [
-        ("--rate=1.2", "`rate` must be in [0, 1). Received: rate=1.2"),
-        ("stray", "stray arguments: stray"),
+        ("--rate=1.2", "run", "`rate` must be in [0, 1). Received: rate=1.2"),
+        ("--rounds=1", "/proc/nowhere/run", "/proc/nowhere"),
     ],
 )
-def test_a_wrong_value_is_one_line(flag, message, tmp_path):
-    code, out, err = finish(flag, f"--run_dir={tmp_path / 'run'}")
+def test_what_cannot_be_done_is_one_line(flag, run_dir, message, tmp_path):
+    code, out, err = finish(flag, f"--run_dir={tmp_path / run_dir}")
     assert code == 2 and err.count("\n") == 1 and message in err
-    assert not (tmp_path / "run" / "results.csv").exists()
+    assert not out and not (tmp_path / "run" / "results.csv").exists()
 
 
 def limit_files():
@@ -65,6 +60,7 @@ def limit_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_costs_one_training(tmp_path):
     run_dir = f"--run_dir={tmp_path}"
     code, out, err = finish(*SMALL, run_dir, preexec_fn=limit_files)
@@ -75,11 +71,6 @@ def test_a_full_disk_is_one_line_and_costs_one_training(tmp_path):
     assert not list((tmp_path / "tickets").rglob(".*"))
     code, out, err = finish(*SMALL, run_dir)
     assert code == 0 and len(rows(tmp_path)) == 1 + 2 * 2
-
-
-def test_a_directory_that_cannot_be_written_is_one_line():
-    code, out, err = finish(*SMALL, "--run_dir=/proc/nowhere/run")
-    assert code == 2 and err.count("\n") == 1 and "/proc/nowhere" in err
 
 
 @contextlib.contextmanager
@@ -95,29 +86,38 @@ def busy():
             other.wait()
 
 
+def wait_until_it_trains(process, run_dir):
+    """Waits for the choice that a run writes before its trainings."""
+    path, began = run_dir / "backend.json", time.time()
+    while process.poll() is None:
+        if path.exists() and path.stat().st_mtime > began:
+            return
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("workers, kills", [(1, 12), (2, 6)])
-def test_a_run_killed_under_load_ends_in_the_same_results(
-    tmp_path, workers, kills
-):
+def test_a_run_killed_under_load_ends_in_the_same_results(tmp_path):
     flags = ("--rounds=3", "--iterations=400", "--trials=2")
-    flags += ("--arms=ticket,reinit,one_shot", f"--workers={workers}")
+    flags += ("--arms=ticket,reinit,one_shot",)
     code, _, err = finish(*flags, f"--run_dir={tmp_path / 'whole'}")
     assert code == 0, err
-    moments = random.Random(0)
-    killed = 0
-    with busy():
-        for _ in range(kills):
-            process = start(*flags, f"--run_dir={tmp_path / 'killed'}")
+    killed_dir = tmp_path / "killed"
+    moments, killed = random.Random(0), 0
+    for workers in (1, 1, 2) * 4:
+        process = start(
+            *flags, f"--workers={workers}", f"--run_dir={killed_dir}"
+        )
+        wait_until_it_trains(process, killed_dir)
+        # Processes of workers take seconds to start.
+        earliest = 0 if workers == 1 else 6
+        with busy():
             try:
-                # Its start takes seconds; then trainings follow each other.
-                process.wait(moments.uniform(6, 24))
+                process.wait(earliest + moments.uniform(0, 6))
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 killed += 1
-            process.communicate()
-            time.sleep(0.1)
-        assert killed >= 3
-        code, _, err = finish(*flags, f"--run_dir={tmp_path / 'killed'}")
+        process.communicate()
+    assert killed >= 6
+    code, _, err = finish(*flags, f"--run_dir={killed_dir}")
     assert code == 0, err
-    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    assert rows(killed_dir) == rows(tmp_path / "whole")

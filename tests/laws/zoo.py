@@ -355,8 +355,7 @@ def search(kind):
     initial_optimizers = optimizer_states(first)
 
     plain, wrapped = Recorder(), Recorder()
-    model = compiled(kind)
-    plain_history = fit(model, kind, callbacks=[plain]).history
+    plain_history = fit(first, kind, callbacks=[plain]).history
     model = compiled(kind, wrap={"rate": 0.3})
     histories = [
         fit(model, kind, callbacks=[wrapped]).history for _ in range(3)
