@@ -215,11 +215,22 @@ def _wrap_by_ticket(ticket, model, names, arguments):
 Ticket.wrapping = staticmethod(_wrap_by_ticket)
 
 
+def _save_to_preset(self, *args, **kwargs):
+    """Refused: a preset of KerasHub does not hold a search."""
+    raise ValueError(
+        "A wrapped model must not be saved as a preset, which does not hold "
+        "its search: use `save('name.keras')`, or `keras_lottery.unwrap` first."
+    )
+
+
 @functools.cache
 def _wrapped_class(own: Any) -> Any:
     # The name that Keras shows where this package is not imported.
     name = f"{own.__name__} of keras_lottery"
-    wrapped = type(name, (LotteryModel, own), {"unwrapped_class": own})
+    members = {"unwrapped_class": own}
+    if hasattr(own, "save_to_preset"):
+        members["save_to_preset"] = _save_to_preset
+    wrapped = type(name, (LotteryModel, own), members)
     wrapped.__module__ = __name__
     # All share one registered name: `from_config` finds the class again from
     # the model inside the config.

@@ -494,6 +494,18 @@ def test_what_would_lose_the_search_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Preset(keras.Sequential):
+    def save_to_preset(self, directory):
+        raise AssertionError
+
+
+def test_a_preset_would_lose_the_search():
+    layers = [keras.Input((4,)), keras.layers.Dense(3)]
+    with pytest.raises(ValueError, match="must not be saved as a preset"):
+        wrapped(Preset(layers)).save_to_preset("preset")
+    assert not hasattr(wrapped(), "save_to_preset")
+
+
 def lora(model):
     model.layers[0].enable_lora(2)
 

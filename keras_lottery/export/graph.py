@@ -160,7 +160,15 @@ def copied(call, weights=None, **config):
     layer = call.layer
     own = layer.get_config()
     if isinstance(layer, keras.layers.Layer):
-        copy = type(layer).from_config({**own, "name": call.name, **config})
+        try:
+            copy = type(layer).from_config(
+                {**own, "name": call.name, **config}
+            )
+        except TypeError as error:
+            raise ValueError(
+                "A layer of `model` must be made anew from its `get_config`. "
+                f"Received: {layer.name!r} of {type(layer)}: {error}"
+            ) from error
         return copy, layer.get_weights() if weights is None else weights
     copy = type(layer).from_config(own)
     copy.name = call.name
