@@ -161,9 +161,7 @@ def copied(call, weights=None, **config):
     own = layer.get_config()
     if isinstance(layer, keras.layers.Layer):
         try:
-            copy = type(layer).from_config(
-                {**own, "name": call.name, **config}
-            )
+            copy = type(layer).from_config({**own, "name": call.name, **config})
         except TypeError as error:
             raise ValueError(
                 "A layer of `model` must be made anew from its `get_config`. "
