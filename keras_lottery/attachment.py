@@ -11,7 +11,7 @@ from keras_lottery.replicas import once
 from keras_lottery.rewinding import model_state, optimizers_of
 from keras_lottery.scopes import find_kernels
 from keras_lottery.tickets import Ticket
-from keras_lottery.tracing import TracingError
+from keras_lottery.tracing import TracingError, trace
 
 
 class Attachment:
@@ -25,8 +25,9 @@ class Attachment:
         rates: `Rates`, which tell the kernels to mask.
         start: the argument `masks` of the pruner.
         on_kernels: function without arguments, called once the masks are on.
-        on_optimizer: function (name, optimizer), called once an optimizer
-            that is new has its variables.
+        on_optimizer: function (name, optimizer, replaces), called once an
+            optimizer that is new has its variables; `replaces` tells whether
+            it took another's place.
 
     Attributes:
         kernels: dict, weight path -> `keras.Variable`: those with a mask.
@@ -39,6 +40,7 @@ class Attachment:
         self._rates, self._start = rates, start
         self._on_kernels, self._on_optimizer = on_kernels, on_optimizer
         self._known, self._given = {}, {}
+        self._problem = None
         # A training function compiled before would not know the masks.
         model.train_function = None
 
@@ -54,18 +56,49 @@ class Attachment:
         strategy = self.model.distribute_strategy
         with tf.init_scope(), strategy.scope():
             if not self.kernels:
-                if not _is_built(self.model):
-                    if data is None:
-                        return
-                    build_for_training(self.model, data)
                 try:
+                    self._build(data)
                     self._mask_kernels(data)
-                except TracingError:
+                except TracingError as problem:
                     # A batch of data will tell the shapes of the inputs.
                     if data is not None:
                         raise
+                    self._problem = problem
                     return
             self.meet_optimizers()
+
+    def _build(self, data):
+        """Creates the variables that the model will have in training."""
+        model, inputs = self.model, None
+        if data is not None:
+            inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
+        elif not model.built:
+            raise TracingError("The model is not built.")
+        # Some layers are called in training alone. What a forward pass leaves
+        # unbuilt has nothing to prune: a layer that is not used, or a table of
+        # words.
+        for training in (False, True):
+            if not _is_built(model):
+                trace(model, inputs, training)
+        if (
+            data is not None
+            and model.distribute_strategy.num_replicas_in_sync > 1
+        ):
+            # An optimizer must have its variables before replicas use it.
+            build_for_training(model, data)
+
+    def not_built(self):
+        """The error of a model that cannot be masked yet."""
+        name = self.model.name
+        if not self.model.built:
+            return ValueError(
+                "The model must be built before it can be pruned: call it on "
+                f"a batch, or `fit` it. Received: model={name!r}"
+            )
+        return ValueError(
+            f"The model cannot be pruned before its first `fit`. "
+            f"{self._problem} Received: model={name!r}"
+        )
 
     def detach(self):
         """Takes masks and hooks off the model, which keeps its zeros."""
@@ -76,11 +109,24 @@ class Attachment:
             optimizers.unwrap_optimizer(optimizer)
 
     def masks(self):
-        """Dict, weight path -> boolean array, read-only."""
+        """Dict, weight path -> boolean array, read-only.
+
+        Of frozen kernels, those of which something was pruned.
+        """
         masks = {p: mask_of(v).numpy() for p, v in self.kernels.items()}
-        for mask in masks.values():
+        for path, mask in list(masks.items()):
             mask.flags.writeable = False
+            if not self.kernels[path].trainable and mask.all():
+                del masks[path]
         return masks
+
+    def schedules_now(self):
+        """Dict, weight path -> schedule: the kernels that are not frozen."""
+        return {
+            path: schedule
+            for path, schedule in self.schedules.items()
+            if self.kernels[path].trainable
+        }
 
     def check_masked(self, masks):
         """Refuses masks that prune a weight which has no mask here."""
@@ -93,7 +139,7 @@ class Attachment:
                 )
 
     def assign_masks(self, masks):
-        """Makes these the masks; what they prune becomes zero.
+        """Makes these the masks, from the next training step on.
 
         Args:
             masks: dict, weight path -> boolean array. Weights it does not
@@ -102,6 +148,10 @@ class Attachment:
         for path, variable in self.kernels.items():
             mask = masks.get(path, np.ones(variable.shape, bool))
             mask_of(variable).assign(mask)
+
+    def apply_masks(self):
+        """Sets pruned weights to zero, as each training step does."""
+        for variable in self.kernels.values():
             variable.assign(mask_of(variable).select(variable))
 
     def clear_pruned_slots(self):
@@ -129,14 +179,15 @@ class Attachment:
         if again:
             self._known.clear()
         for name, optimizer in self.optimizers().items():
-            if self._known.get(name) is optimizer:
+            before = self._known.get(name)
+            if before is optimizer:
                 continue
-            if name in self._known:
-                optimizers.unwrap_optimizer(self._known[name])
+            if before is not None:
+                optimizers.unwrap_optimizer(before)
             self._known[name] = optimizer
 
-            def met(optimizer, name=name):
-                self._on_optimizer(name, optimizer)
+            def met(optimizer, name=name, replaces=before is not None):
+                self._on_optimizer(name, optimizer, replaces)
 
             optimizers.wrap_optimizer(optimizer, on_build=met)
             if optimizer.built:
@@ -144,7 +195,9 @@ class Attachment:
 
     def _mask_kernels(self, data):
         kernels = find_kernels(self.model)
-        inputs = keras.utils.unpack_x_y_sample_weight(data)[0] if data else None
+        inputs = None
+        if data is not None:
+            inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         resolved = self._rates.resolve(kernels, self.model, inputs)
         variables = {k.path: k.variable for k in kernels if k.path in resolved}
         masks = start_masks(self._start, variables, self.model)

@@ -5,8 +5,12 @@ import inspect
 import warnings
 
 import keras
+import tensorflow as tf
 
 from keras_lottery import rewinding
+from keras_lottery.keras_internals import forget_initial_epoch
+from keras_lottery.replicas import once
+from keras_lottery.state import TRAINING
 
 _GO_ON = (
     "`lottery.rewind()` starts the level again; another `fit` goes on from "
@@ -19,20 +23,38 @@ class FitHooks:
 
     Args:
         pruner: `LotteryTicketPruner`.
+
+    Attributes:
+        problem: the error that tells why a level was not trained, or `None`.
     """
 
     def __init__(self, pruner):
         self.pruner = pruner
-        self.started = False
+        self.problem = None
         # Values that callbacks change before an optimizer is built.
         self.at_begin = {}
-        self._delayed = None
+        # Epochs that the level was trained for, and at which of them its
+        # validation loss was measured.
+        self.epochs, self.evaluated = 0, []
+        self._began, self._resumed, self._delayed = False, False, None
+        self._steps = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def call(self, fit, args, kwargs):
         """Calls `fit` with the callback that tells where training begins."""
+        if not takes_callbacks(fit):
+            self.begin()
+            return fit(*args, **kwargs)
         callback = RoundCallback(self)
         args, kwargs = with_callback(fit, callback, args, kwargs)
         return fit(*args, **kwargs)
+
+    def untouched(self, train):
+        """Calls `train`, which is no round."""
+        try:
+            return train()
+        finally:
+            if self.pruner.attached:
+                self.pruner.state.touched()
 
     def begin(self, steps=None):
         """Called when training starts: takes the rewind point at level 0.
@@ -40,24 +62,30 @@ class FitHooks:
         Args:
             steps: optional int, the steps it will take, if that is known.
         """
-        pruner = self.pruner
+        pruner, state = self.pruner, self.pruner.state
         pruner.attach()
-        pruner.clear_pruned_slots()
+        if pruner.attached:
+            pruner.attachment.apply_masks()
+            pruner.attachment.clear_pruned_slots()
+        forget_initial_epoch(pruner.model)
         if pruner.resting:
             return
-        first = pruner.level == 0 and not self.started
         late = pruner.rewind_to if isinstance(pruner.rewind_to, int) else 0
-        if first and steps is not None and steps < late:
+        if not state.captured and steps is not None and 0 < steps < late:
             raise ValueError(
                 "`rewind_to` must be a step that the first training reaches. "
                 f"Received: rewind_to={late}, and a training of {steps} steps."
             )
-        self.started = True
-        if first and pruner.attached:
-            pruner.capture()
+        if state.phase != TRAINING:
+            self.epochs = 0
+        first = state.begin()
+        optimizers = pruner.optimizers()
+        self._began = state.in_fit = True
+        self.evaluated = []
+        self._steps.assign(0)
         self.at_begin = {
             name: rewinding.copies_of(optimizer.variables)
-            for name, optimizer in pruner.optimizers().items()
+            for name, optimizer in optimizers.items()
             if not optimizer.built
         }
         if first and late:
@@ -65,8 +93,37 @@ class FitHooks:
             # One compiled before, while paused, would not count.
             pruner.model.make_train_function(force=True)
 
+    def before_epoch(self, epoch):
+        """Called before each epoch; `epoch` counts from 0."""
+        if self._resumed:
+            self.epochs, self._resumed = epoch, False
+
+    def after_epoch(self, evaluated):
+        """Called after each epoch; `evaluated` if there is a new loss."""
+        self.epochs += 1
+        if evaluated:
+            self.evaluated.append(self.epochs)
+
+    def evaluated_at(self, history):
+        """The step of each validation loss of a training, or `None`.
+
+        Args:
+            history: Keras' `History`, or `None`.
+        """
+        if history is None or not history.params.get("steps"):
+            return None
+        epochs = self.evaluated
+        losses = history.history.get("val_loss", [])
+        if len(epochs) != len(losses):
+            epochs = range(1, len(losses) + 1)
+        return [epoch * history.params["steps"] for epoch in epochs]
+
     def after_step(self, data):
         """Part of each compiled training step on a batch of data."""
+        # A step that finds its dataset at an end is none.
+        batch = [t for t in keras.tree.flatten(data) if tf.is_tensor(t)]
+        with tf.control_dependencies(batch):
+            once(lambda: self._steps.assign_add(1))
         if self._delayed is not None and not self.pruner.is_paused:
             self._delayed.after_step(self.pruner.model, data)
 
@@ -79,16 +136,70 @@ class FitHooks:
     def watched(self):
         """Around a training: an error is told what it means for the level,
         and a rewind point past step 0 is taken over in the end."""
+        self._began, self.problem = False, None
         try:
             yield
-            self._take_delayed()
+            if self._took_a_step():
+                self._take_delayed()
         except BaseException as error:
-            if self.started:
+            if self._began:
                 error.add_note(
                     f"Level {self.pruner.level} was not trained to its end: "
                     f"it was neither recorded nor pruned. {_GO_ON}"
                 )
             raise
+        finally:
+            self.pruner.state.in_fit = False
+            if self.pruner.attached:
+                self.pruner.state.note_learning_rates()
+
+    def _took_a_step(self):
+        """Whether `fit` trained: not if there was no epoch or no data."""
+        own_fit = defines_own(type(self.pruner.model), "fit")
+        return not self._began or own_fit or bool(self._steps.numpy())
+
+    def failed(self):
+        """Whether training left nothing to record, of which it warns."""
+        level = self.pruner.level
+        if not self._took_a_step():
+            self.pruner.state.nothing_trained()
+            self.problem = ValueError(
+                "`fit` must train for at least one step. Received: no data, "
+                "or no epoch (`epochs`, `initial_epoch`). Level "
+                f"{level} was neither recorded nor pruned."
+            )
+            warnings.warn(str(self.problem), stacklevel=5)
+            return True
+        path = rewinding.path_with_nan(self.pruner.model)
+        if path is not None:
+            self.problem = FloatingPointError(
+                f"Level {level} was not trained: its weights are NaN. Try a "
+                "smaller learning rate."
+            )
+            warnings.warn(
+                f"Training level {level} left NaN in {path}: it was neither "
+                f"recorded nor pruned. {_GO_ON}",
+                stacklevel=5,
+            )
+        return path is not None
+
+    def late_rewind_point(self):
+        """The rewind point past step 0 if it was reached, or `None`."""
+        reached = self._delayed and self._delayed.steps >= self._delayed.step
+        return self._delayed.rewind_point() if reached else None
+
+    def steps_to_capture(self):
+        """The steps that were counted on the way to a rewind point."""
+        return self._delayed.steps if self._delayed is not None else 0
+
+    def resumed(self, steps):
+        """Called when a search was loaded, perhaps inside `fit`."""
+        self._resumed = True
+        if self._delayed is not None:
+            if self.pruner.rewind_point.step or self.pruner.level:
+                self._delayed = None
+            else:
+                self._delayed.restart(steps)
 
     def _take_delayed(self):
         if self._delayed is None or self.pruner.is_paused:
@@ -99,22 +210,10 @@ class FitHooks:
                 f"Received: rewind_to={self._delayed.step}, and it ended at "
                 f"step {self._delayed.steps}."
             )
-        self.pruner.rewind_point = self._delayed.rewind_point()
+        self.pruner.state.point = self._delayed.rewind_point()
         self._delayed = None
         # The copies in the compiled step are not needed any more.
         self.pruner.model.train_function = None
-
-    def left_nan(self):
-        """Whether training left NaN in a weight, of which it warns."""
-        for path, variable in rewinding.model_state(self.pruner.model).items():
-            if keras.ops.any(keras.ops.isnan(variable)):
-                warnings.warn(
-                    f"Training level {self.pruner.level} left NaN in {path}: "
-                    f"it was neither recorded nor pruned. {_GO_ON}",
-                    stacklevel=5,
-                )
-                return True
-        return False
 
     @contextlib.contextmanager
     def stepping(self):
@@ -146,6 +245,28 @@ class RoundCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
         self.hooks.begin(steps * epochs if steps and epochs else None)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.hooks.before_epoch(epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.hooks.after_epoch("val_loss" in (logs or {}))
+
+
+def takes_callbacks(fit):
+    """Whether a method has the argument `callbacks` of Keras' `fit`."""
+    parameters = inspect.signature(fit).parameters
+    open_ended = inspect.Parameter.VAR_KEYWORD
+    return "callbacks" in parameters or any(
+        parameter.kind == open_ended for parameter in parameters.values()
+    )
+
+
+def defines_own(model_class, method):
+    """Whether a class of the user's, and not Keras, defines a method."""
+    owners = [c for c in model_class.__mro__ if method in vars(c)]
+    packages = [c.__module__.split(".")[0] for c in owners]
+    return any(p not in ("keras", "keras_lottery") for p in packages)
 
 
 def with_callback(fit, callback, args, kwargs):

@@ -5,6 +5,7 @@ shape: the weights at the rewind point and after training. The names are those
 of Zhou et al., *Deconstructing Lottery Tickets*, 1905.01067, section 2.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -66,12 +67,23 @@ def get(criterion: str | Criterion) -> Criterion:
     """
     if isinstance(criterion, str) and criterion in NAMES:
         return NAMES[criterion]
-    if callable(criterion):
+    if callable(criterion) and _takes_two(criterion):
         return criterion
     raise ValueError(
         f"`criterion` must be one of {sorted(NAMES)} or a callable "
         f"(initial, trained) -> scores. Received: criterion={criterion!r}"
     )
+
+
+def _takes_two(criterion: Criterion) -> bool:
+    try:
+        inspect.signature(criterion).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:
+        # A function of C does not tell its arguments.
+        return True
+    return True
 
 
 def scores(

@@ -21,6 +21,14 @@ def flatten_layers(model):
     return list(model._flatten_layers())
 
 
+def trainable_when_created(layer):
+    """The variables of a layer itself that were created to be trained.
+
+    Public `trainable_variables` leaves out those that are frozen now.
+    """
+    return list(layer._trainable_variables)
+
+
 def sublayers(layer):
     """The layers that are attributes of a layer, also in lists and dicts.
 
@@ -40,6 +48,15 @@ def build_for_training(model, batch):
         batch: a batch as `train_step` takes it.
     """
     model._symbolic_build(data_batch=batch)
+
+
+def forget_initial_epoch(model):
+    """Undoes what `BackupAndRestore` did to the `fit` before.
+
+    It makes a training begin at a later epoch by an attribute of the model,
+    which every `fit` after that one obeys as well.
+    """
+    model._initial_epoch = None
 
 
 def training_argument(model, training):

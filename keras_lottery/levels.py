@@ -108,34 +108,34 @@ class Levels(list[Level]):
         masks: masks_lib.Masks,
         weights: dict[str, NDArray],
         history: dict[str, list[float]] | None = None,
-        steps: int | None = None,
+        evaluated_at: list[int] | None = None,
     ) -> Level:
-        """Appends a `Level`.
+        """Appends a `Level`, in place of an older record of the same level.
 
         Args:
             index: int, the level.
             masks: dict, path -> boolean array.
             weights: dict, path -> array.
             history: optional dict of lists, one value an epoch.
-            steps: optional int, training steps an epoch.
+            evaluated_at: optional list of int, the training step of each
+                validation loss of the history.
 
         Returns:
             The `Level`.
         """
         history = history or {}
-        self.append(
-            Level(
-                index,
-                masks_lib.density(masks),
-                history,
-                {name: values[-1] for name, values in history.items()},
-                _early_stop_iteration(history, steps),
-                {p: (masks_lib.pack(m), m.shape) for p, m in masks.items()},
-                Weights(weights),
-            )
+        level = Level(
+            index,
+            masks_lib.density(masks),
+            history,
+            {name: values[-1] for name, values in history.items()},
+            _early_stop_iteration(history, evaluated_at),
+            {p: (masks_lib.pack(m), m.shape) for p, m in masks.items()},
+            Weights(weights),
         )
+        self[:] = [*(r for r in self if r.index != index), level]
         self._spill()
-        return self[-1]
+        return level
 
     def find(self, level: int) -> Level:
         """The record of a trained level, -1 for the last.
@@ -199,9 +199,9 @@ def early_stop(values: Sequence[float], metric: str = "val_loss") -> int:
 
 
 def _early_stop_iteration(
-    history: dict[str, list[float]], steps: int | None
+    history: dict[str, list[float]], evaluated_at: list[int] | None
 ) -> int | None:
     losses = history.get("val_loss")
-    if not losses or not steps or np.isnan(losses).all():
+    if not losses or not evaluated_at or np.isnan(losses).all():
         return None
-    return (early_stop(losses) + 1) * steps
+    return evaluated_at[early_stop(losses)]

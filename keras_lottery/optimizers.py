@@ -220,14 +220,17 @@ def slots(optimizer):
                 yield slot, variable
 
 
-def is_fresh(optimizer):
-    """Whether it has not taken a step since its slots were made."""
+def steps(optimizer):
+    """How many steps it has taken since its slots were made."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         # Its own counter stands still.
-        return is_fresh(optimizer.inner_optimizer)
-    return not int(
-        ops.convert_to_numpy(internals.iterations_variable(optimizer))
-    )
+        return steps(optimizer.inner_optimizer)
+    return int(internals.iterations_variable(optimizer).numpy())
+
+
+def is_fresh(optimizer):
+    """Whether it has not taken a step since its slots were made."""
+    return not steps(optimizer)
 
 
 def clear_pruned_slots(optimizer):

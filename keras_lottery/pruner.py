@@ -11,6 +11,7 @@ for level in range(rounds + 1):
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lottery import criteria, optimizers, rewinding, schedules
+from keras_lottery import criteria, rewinding, schedules, state
 from keras_lottery import masks as masks_lib
 from keras_lottery.attachment import Attachment, check_masks
 from keras_lottery.callbacks import FitHooks
@@ -32,6 +33,12 @@ Arrays = dict[str, NDArray]
 Masks = dict[str, NDArray]
 Schedule = Callable[[int], float]
 Criterion = Callable[[NDArray, NDArray], NDArray]
+
+
+_FIXED = (
+    "model", "rate", "output_rate", "rates", "scope", "criterion",
+    "rewind_to", "seed",
+)  # fmt: skip
 
 
 class LotteryTicketPruner:
@@ -117,13 +124,22 @@ class LotteryTicketPruner:
         self.rounds, self.seed = rounds, seed
         self.level = 0
         self.levels = Levels()
-        self.is_paused = False
+        self.state = state.SearchState(self)
         self.fit_hooks = FitHooks(self)
-        self._rewind_point: RewindPoint | None = None
-        self._attachment = Attachment(
-            model, self._rates, masks, self.capture, self._meet
+        self.attachment = Attachment(
+            model, self._rates, masks, self.state.attached, self.state.meet
         )
         self.attach()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED and name in vars(self):
+            raise AttributeError(
+                f"`{name}` cannot be changed once a model is wrapped: what it "
+                "prunes was decided then. For a rate of each round, give a "
+                "schedule (`keras_lottery.schedules`) or a function of the "
+                f"round. Received: {name}={value!r}"
+            )
+        super().__setattr__(name, value)
 
     # The algorithm.
 
@@ -137,16 +153,16 @@ class LotteryTicketPruner:
         Returns:
             What `train` returned.
         """
+        self.state.resume()
         if self.resting:
-            return train()
+            return self.fit_hooks.untouched(train)
         with self.fit_hooks.watched():
             history = train()
-        if self.fit_hooks.left_nan():
+        if self.fit_hooks.failed():
             return history
         self.record(history)
         if not self.resting:
-            self.prune()
-            self.rewind()
+            self.state.advance()  # `prune` and `rewind`, as one step.
         return history
 
     def run_fit(
@@ -159,6 +175,7 @@ class LotteryTicketPruner:
         self,
         x: Any,
         y: Any = None,
+        *,
         rounds: int | None = None,
         **fit_arguments: Any,
     ) -> Levels:
@@ -175,8 +192,7 @@ class LotteryTicketPruner:
         """
         rounds = self.rounds if rounds is None else rounds
         check_integer("rounds", rounds, minimum=0)
-        if self.is_paused:
-            raise ValueError("`find` must not be called while paused.")
+        self.state.check_find()
         before, self.rounds = self.rounds, rounds
         own_class = getattr(type(self.model), "unwrapped_class", None)
         fit = functools.partial((own_class or type(self.model)).fit, self.model)
@@ -184,13 +200,9 @@ class LotteryTicketPruner:
         try:
             with steps():
                 while not self.resting:
-                    trained = len(self.levels)
                     self.run_fit(fit, x, y, **fit_arguments)
-                    if len(self.levels) == trained:
-                        raise FloatingPointError(
-                            f"Level {self.level} was not trained: its weights "
-                            "are NaN. Try a smaller learning rate."
-                        )
+                    if self.fit_hooks.problem is not None:
+                        raise self.fit_hooks.problem
         finally:
             self.rounds = before
         return self.levels
@@ -200,18 +212,17 @@ class LotteryTicketPruner:
 
         Nothing is rewound: pruned weights become zero, the others stay.
         """
-        self._require_attached()
-        if not self.levels.has(self.level):
+        self.state.require("prune")
+        rewinding.check_captured(self.rewind_to, self.rewind_point.step)
+        if self.state.phase != state.TRAINED:
             self.record()
         masks = self.next_masks(
             self.level,
             self.masks,
             self.rewind_point.weights,
-            self._attachment.kernels,
+            self.attachment.kernels,
         )
-        self._attachment.assign_masks(masks)
-        self._attachment.clear_pruned_slots()
-        self.level += 1
+        self.state.prune(self.level + 1, masks)
 
     def next_masks(
         self, level: int, masks: Masks, initial: Arrays, trained: Arrays
@@ -228,14 +239,16 @@ class LotteryTicketPruner:
             A dict, weight path -> boolean array.
         """
         score = self.scores(level, masks, initial, trained)
+        schedules_of = self.attachment.schedules_now()
+        live = {path: masks[path] for path in schedules_of}
         if self.scope == "global":
             rate = schedules.rate_at(self._rates.rate, level, "the pool")
-            return masks_lib.prune_global(masks, rate, score)
+            return masks | masks_lib.prune_global(live, rate, score)
         rates = {
             path: schedules.rate_at(schedule, level, path)
-            for path, schedule in self._attachment.schedules.items()
+            for path, schedule in schedules_of.items()
         }
-        return masks_lib.prune_layerwise(masks, rates, score)
+        return masks | masks_lib.prune_layerwise(live, rates, score)
 
     def scores(
         self, level: int, masks: Masks, initial: Arrays, trained: Arrays
@@ -265,14 +278,8 @@ class LotteryTicketPruner:
 
         Weights become mask * theta; see `RewindPoint` for all that goes back.
         """
-        self._require_attached()
-        weights, optimizer = rewinding.parts_rewound(self.rewind_to)
-        if weights:
-            self.rewind_point.restore_weights(self.model)
-        if optimizer:
-            self.rewind_point.restore_optimizers(self.model, self.optimizers())
-            self._attachment.clear_pruned_slots()
-            self.fit_hooks.rewound()
+        self.state.require("rewind")
+        self.state.rewind()
 
     def capture(self, step: int = 0) -> None:
         """Makes the state of training as it is now the rewind point.
@@ -280,41 +287,46 @@ class LotteryTicketPruner:
         `fit` does it by itself; a training loop of one's own calls it after
         `step` steps, if it is not to rewind to where the pruner was made.
         """
-        self._require_attached()
-        self._rewind_point = RewindPoint.capture(
-            self.model, step, self.optimizers()
-        )
+        self.state.require("capture")
+        self.state.capture(step)
 
     def record(self, history: Any = None) -> Level:
         """Appends the level, as trained now, to `levels`."""
-        self._require_attached()
-        steps = history.params.get("steps") if history is not None else None
-        return self.levels.record(
+        self.state.require("record")
+        self.attachment.apply_masks()
+        record = self.levels.record(
             self.level,
             self.masks,
             rewinding.copy_state(self.model),
             dict(history.history) if history is not None else None,
-            steps,
+            self.fit_hooks.evaluated_at(history),
         )
+        self.state.trained()
+        return record
 
     # What can be asked of it.
 
     @property
     def masks(self) -> Masks:
         """Dict, weight path -> boolean array, `True` where it survives."""
-        self._require_attached()
-        return self._attachment.masks()
+        self.require_attached()
+        return self.attachment.masks()
 
     @property
     def attached(self) -> bool:
         """Whether the model has been built and its kernels are masked."""
-        return bool(self._attachment.kernels)
+        return bool(self.attachment.kernels)
 
     @property
     def resting(self) -> bool:
         """Whether `fit` only trains: paused, or the last ticket is trained."""
         done = self.rounds is not None and self.level >= self.rounds
-        return self.is_paused or (done and self.levels.has(self.level))
+        return self.is_paused or (done and self.state.phase == state.TRAINED)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether `fit` trains under the mask, without a round."""
+        return self.state.is_paused or self.state.lent is not None
 
     @property
     def density(self) -> float:
@@ -333,14 +345,8 @@ class LotteryTicketPruner:
     @property
     def rewind_point(self) -> RewindPoint:
         """The `RewindPoint`."""
-        self._require_attached()
-        # Captured when the model was attached.
-        assert self._rewind_point is not None
-        return self._rewind_point
-
-    @rewind_point.setter
-    def rewind_point(self, point: RewindPoint) -> None:
-        self._rewind_point = point
+        self.require_attached()
+        return self.state.point
 
     def ticket(self, level: int | None = None) -> Ticket:
         """A `Ticket`: masks and rewind point.
@@ -353,10 +359,11 @@ class LotteryTicketPruner:
             A `Ticket`; that of a trained level also holds what it was
             trained to.
         """
-        self._require_attached()
+        self.require_attached()
         # The pruner's own goes on to meet other optimizers.
         point, config = self.rewind_point.copy(), self.get_config()
         if level is None:
+            point = self.fit_hooks.late_rewind_point() or point
             return Ticket(self.masks, point, self.level, config)
         record = self.levels.find(level)
         return Ticket(
@@ -365,38 +372,30 @@ class LotteryTicketPruner:
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, as far as a file can hold them."""
-        return search_config(self, self._attachment.schedules)
+        return search_config(self, self.attachment.schedules)
 
     def load(
         self,
-        ticket: Ticket,
+        ticket: Ticket | str | os.PathLike[str],
         names: dict[str, str] | None = None,
         with_optimizers: bool = False,
     ) -> None:
         """Takes a ticket's masks, rewind point and level.
 
         Args:
-            ticket: `Ticket` of a model of the same architecture.
+            ticket: `Ticket` of a model of the same architecture, or the path
+                of its file.
             names: optional dict, a path of the ticket -> the model's.
             with_optimizers: bool, whether the state of optimizers is the
                 ticket's also where the model has a fresh one of its own.
         """
-        self._require_attached()
-        places = ticket.match(self.model, names)
-        masks = {places[p]: mask for p, mask in ticket.masks.items()}
-        self._attachment.check_masked(masks)
-        point = ticket.rewind_point
-        self._rewind_point = RewindPoint(
-            point.step,
-            {places[path]: array for path, array in point.weights.items()},
-            dict(point.optimizers),
-        )
-        self._attachment.assign_masks(masks)
-        self.level, self.fit_hooks.started = ticket.level, ticket.level > 0
+        if isinstance(ticket, (str, os.PathLike)):
+            ticket = Ticket.load(ticket)
+        self.state.require("load")
+        self.state.take(ticket, names)
         self.rewind_point.restore_weights(self.model)
-        self._attachment.meet_optimizers(again=True)
         if with_optimizers:
-            self.rewind_point.optimizers.update(point.optimizers)
+            self.rewind_point.optimizers.update(ticket.rewind_point.optimizers)
 
     # Contexts.
 
@@ -417,30 +416,22 @@ class LotteryTicketPruner:
             model.evaluate(x, y)
         ```
         """
-        record = self.levels.find(level)
-        before, masks = rewinding.copy_state(self.model), self.masks
-        try:
-            self._attachment.assign_masks(record.masks)
-            rewinding.assign_state(self.model, record.trained_weights)
-            with self.paused():
-                yield self.model
-        finally:
-            self._attachment.assign_masks(masks)
-            rewinding.assign_state(self.model, before)
+        with self.state.lending(self.levels.find(level)):
+            yield self.model
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[keras.Model]:
         """`fit` trains under the mask, without pruning or rewinding."""
-        before, self.is_paused = self.is_paused, True
+        before, self.state.is_paused = self.state.is_paused, True
         try:
             yield self.model
         finally:
-            self.is_paused = before
+            self.state.is_paused = before
 
     def wrap_optimizer(self, optimizer: Any) -> Any:
         """The same optimizer, for a custom loop: its gradients are masked
         and `rewind` sets it back."""
-        self._attachment.give(optimizer)
+        self.attachment.give(optimizer)
         return optimizer
 
     # The model under it.
@@ -449,41 +440,24 @@ class LotteryTicketPruner:
         """Puts masks and hooks on what of the model is there by now.
 
         Args:
-            data: optional batch, to build an unbuilt model with.
+            data: optional batch `(x,)` or `(x, y)`, to build an unbuilt model
+                with, or to find the output layers of one that does not know
+                the shapes of its inputs. `x` may be a dict from the names of
+                the arguments of `call`.
         """
-        self._attachment.attach(data)
+        self.attachment.attach(data)
 
     def detach(self) -> None:
         """Takes masks and hooks off the model, which keeps its zeros."""
-        self._attachment.detach()
+        self.attachment.detach()
 
     def optimizers(self) -> dict[str, Any]:
         """Dict, name -> optimizer: the model's and those it was given."""
-        return self._attachment.optimizers()
+        return self.attachment.optimizers()
 
-    def clear_pruned_slots(self) -> None:
-        """Zeroes what optimizers remember of pruned weights."""
-        self._attachment.clear_pruned_slots()
-
-    def _meet(self, name: str, optimizer: Any) -> None:
-        """A new optimizer's fresh state belongs to the rewind point."""
-        point = self._rewind_point
-        if point is None:
-            return
-        fresh = optimizers.is_fresh(optimizer)
-        if point.step == 0 and (fresh or name not in point.optimizers):
-            point.optimizers[name] = rewinding.copy_optimizer(
-                optimizer, self.fit_hooks.at_begin.get(name)
-            )
-        elif fresh and name in point.optimizers:
-            rewinding.restore_optimizer(optimizer, point.optimizers[name])
-            optimizers.clear_pruned_slots(optimizer)
-
-    def _require_attached(self) -> None:
+    def require_attached(self) -> None:
+        """Refuses a model that has no masks yet."""
         if not self.attached:
             self.attach()
         if not self.attached:
-            raise ValueError(
-                "The model must be built before it can be pruned: call it on "
-                f"a batch, or `fit` it. Received: model={self.model.name!r}"
-            )
+            raise self.attachment.not_built()

@@ -13,9 +13,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from keras_lottery import optimizers
 from keras_lottery.checks import check_integer
 from keras_lottery.constraints import mask_of
 from keras_lottery.files import has_bits
+from keras_lottery.keras_internals import flatten_layers
 from keras_lottery.replicas import once
 from keras_lottery.scopes import unique_paths
 
@@ -79,6 +81,43 @@ class RewindPoint:
             self.optimizers if optimizers_back else optimizers,
         )
 
+    def meet(self, name, optimizer, earlier=None, replaces=False):
+        """Takes a new optimizer in, or sets it back to the captured state.
+
+        Args:
+            name: str, where the model holds it.
+            optimizer: `keras.optimizers.Optimizer`, built.
+            earlier: optional, as in `copy_optimizer`.
+            replaces: bool, whether another was there under the same name: the
+                learning rate is then the new one's, which the user chose.
+        """
+        fresh = optimizers.is_fresh(optimizer)
+        if self.step == 0 and (fresh or name not in self.optimizers):
+            self.optimizers[name] = copy_optimizer(optimizer, earlier)
+        elif fresh and name in self.optimizers:
+            if replaces:
+                self.adopt_learning_rates(name, optimizer)
+            restore_optimizer(optimizer, self.optimizers[name])
+            optimizers.clear_pruned_slots(optimizer)
+
+    def adopt_learning_rates(self, name, optimizer, before=None):
+        """Makes learning rates that were set since those of the rewind point.
+
+        Args:
+            name: str, where the model holds the optimizer.
+            optimizer: `keras.optimizers.Optimizer`.
+            before: optional dict, what `learning_rates` gave. Defaults to
+                those of the rewind point.
+        """
+        state = self.optimizers.get(name, {})
+        before = state if before is None else before
+        changed = {
+            key: rate
+            for key, rate in learning_rates(optimizer).items()
+            if key in state and key in before and rate != before[key]
+        }
+        self.optimizers[name] = state | changed
+
     def restore_weights(self, model: keras.Model) -> None:
         """Sets mask * theta_k' and all else the model holds."""
         for path, variable in model_state(model).items():
@@ -122,6 +161,22 @@ def parts_rewound(rewind_to):
     return isinstance(rewind_to, int), rewind_to is not None
 
 
+def check_captured(rewind_to, step):
+    """Refuses to prune where the rewind point was not reached.
+
+    Args:
+        rewind_to: as in `parts_rewound`.
+        step: int, the step that the rewind point is of.
+    """
+    if isinstance(rewind_to, int) and rewind_to > 0 and step != rewind_to:
+        raise ValueError(
+            f"`rewind_to={rewind_to}` needs the state of training at that "
+            f"step, which `fit` captures. In a training loop of your own (and "
+            f"with `train_on_batch`) call `lottery.capture(step={rewind_to})` "
+            f"after {rewind_to} steps. Received: a rewind point of step {step}"
+        )
+
+
 def model_state(model):
     """Dict from unique path to variable: weights, statistics, seeds."""
     return unique_paths(model.variables)
@@ -138,13 +193,64 @@ def assign_state(model, values):
         variable.assign(values[path])
 
 
+def path_with_nan(model):
+    """The path of the first variable that holds NaN, or `None`."""
+    for path, variable in model_state(model).items():
+        if keras.ops.any(keras.ops.isnan(variable)):
+            return path
+    return None
+
+
+def seed_paths(model):
+    """Set of the paths of what is in no file that Keras writes: seeds."""
+    stored = {id(variable) for variable in model.weights}
+    state = model_state(model).items()
+    return {path for path, variable in state if id(variable) not in stored}
+
+
 def optimizers_of(model):
-    """Dict from attribute to optimizer: the compiled one and a user's own."""
+    """Dict from name to optimizer: the compiled one and a user's own.
+
+    The name is the attribute that holds it, with an index or a key if that is
+    a list or a dict. Models inside the model are searched as well.
+    """
     found = {}
-    for name, value in vars(model).items():
-        if isinstance(value, keras.optimizers.Optimizer):
-            found[name] = value
+    for index, layer in enumerate(flatten_layers(model)):
+        place = f"layer_{index}." if index else ""
+        for name, value in vars(layer).items():
+            # TensorFlow keeps lists of its own of all that it tracks.
+            if not name.startswith("_self_"):
+                _collect_optimizers(place + name, value, found)
     return found
+
+
+def _collect_optimizers(name, value, found):
+    if isinstance(value, keras.optimizers.Optimizer):
+        if all(value is not other for other in found.values()):
+            found[name] = value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _collect_optimizers(f"{name}.{key}", item, found)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _collect_optimizers(f"{name}.{index}", item, found)
+
+
+def learning_rates(optimizer):
+    """Dict, key of `copy_optimizer` -> copy: the learning rates.
+
+    There are several where an optimizer hands its work on to others, and none
+    where the rate is a schedule.
+    """
+    return {
+        key: _copy(variable)
+        for key, variable in _keyed(optimizer).items()
+        if _is_learning_rate(key)
+    }
+
+
+def _is_learning_rate(key):
+    return key.split(":", 1)[1] == "learning_rate"
 
 
 def copy_optimizers(model, optimizers=None):
@@ -167,10 +273,11 @@ def copy_optimizer(optimizer, earlier=None):
             fewer: these values count.
     """
     copies = {**copies_of(optimizer.variables), **(earlier or {})}
-    return {
-        f"{i}:{v.name}": copies[id(v)]
-        for i, v in enumerate(optimizer.variables)
-    }
+    return {key: copies[id(v)] for key, v in _keyed(optimizer).items()}
+
+
+def _keyed(optimizer):
+    return {f"{i}:{v.name}": v for i, v in enumerate(optimizer.variables)}
 
 
 def copies_of(variables):
@@ -185,6 +292,9 @@ def restore_optimizer(optimizer, state):
         ValueError: If it was copied from another kind of optimizer.
     """
     variables = optimizer.variables
+    if not learning_rates(optimizer):
+        # A schedule may have taken the place of a number.
+        state = {k: v for k, v in state.items() if not _is_learning_rate(k)}
     if not fits_optimizer(optimizer, state):
         raise ValueError(
             "The optimizer must be of the kind that the rewind point was "
@@ -257,9 +367,9 @@ class DelayedCapture:
             self._shadows,
         )
 
-    def restart(self):
-        """Counts from 0 again, since training starts over."""
-        self._count.assign(0)
+    def restart(self, steps=0):
+        """Counts from 0 again, or from where a training goes on."""
+        self._count.assign(steps)
 
     @property
     def steps(self):

@@ -132,8 +132,18 @@ def get(rate: float | Schedule, name: str = "rate") -> Schedule:
         check_rate(name, rate)
         return Constant(float(rate))
     if callable(rate) and not isinstance(rate, type):
-        kinds = (kind.__name__ for kind in type(rate).__mro__)
-        return FromSparsity(rate) if "PruningSchedule" in kinds else rate
+        kinds = [kind.__name__ for kind in type(rate).__mro__]
+        if "LearningRateSchedule" in kinds:
+            raise ValueError(
+                f"`{name}` must be a function of the round, and a Keras "
+                "learning-rate schedule is one of the training step. "
+                f"Received: {name}={rate!r}"
+            )
+        schedule = FromSparsity(rate) if "PruningSchedule" in kinds else rate
+        if schedule is not _not_in_the_file:
+            # Before a level is trained for nothing.
+            rate_at(schedule, 0, name)
+        return schedule
     raise ValueError(
         f"`{name}` must be a float in [0, 1) or a schedule (a callable from "
         f"the round's index to a rate). Received: {name}={rate!r}"

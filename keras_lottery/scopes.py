@@ -13,7 +13,7 @@ import keras
 
 from keras_lottery import schedules
 from keras_lottery.constraints import mask_of
-from keras_lottery.keras_internals import sublayers
+from keras_lottery.keras_internals import sublayers, trainable_when_created
 from keras_lottery.replicas import check_strategy
 from keras_lottery.tracing import output_variables
 
@@ -27,7 +27,8 @@ _NORMALISATION = (
 
 _NO_CONNECTION = re.compile(
     r"(^|_)(bias|biases|gamma|beta|alpha|scale|offset|pos|position|positions"
-    r"|positional)(_|$)"
+    r"|positional|encodings?|tokens?|mask_emb|probe|temperature|centroids?)"
+    r"(_|$)"
 )
 
 _EMBEDDING = re.compile(r"(^|_)embeddings?(_|$)")
@@ -41,7 +42,7 @@ def check_model(model):
             f"Received: {_flavour(model)}, of type {type(model)}"
         )
     wrapped = hasattr(type(model), "unwrapped_class")
-    if wrapped or any(mask_of(v) for v in model.trainable_variables):
+    if wrapped or any(mask_of(v) for v in model.variables):
         raise ValueError(
             "`model` must not be wrapped already. `keras_lottery.unwrap` it, "
             f"or `detach` its pruner, first. Received: model={model!r}"
@@ -92,14 +93,15 @@ def find_kernels(model):
         model: a built `keras.Model`.
 
     Returns:
-        A list of `Kernel`. Embedding tables are in it with `default=False`.
+        A list of `Kernel`. Embedding tables are in it with `default=False`,
+        and so are kernels that are frozen now: they may be trained later.
     """
     owners = {}
     _walk(model, (), owners)
     kernels = []
-    for path, variable in unique_paths(model.trainable_variables).items():
-        layers = owners.get(id(variable), (model,))
-        if is_kernel(variable, layers[-1]):
+    for path, variable in unique_paths(model.variables).items():
+        layers = owners.get(id(variable))
+        if layers and is_kernel(variable, layers[-1]):
             default = not _is_embedding(variable, layers[-1])
             kernels.append(Kernel(path, variable, layers, default))
     return kernels
@@ -118,7 +120,7 @@ def unique_paths(variables):
 
 
 def is_kernel(variable, layer):
-    """Whether a weight is made of connections, by its layer and its name."""
+    """Whether a trained weight is made of connections, by layer and name."""
     return (
         len(variable.shape) >= 2
         and "float" in keras.backend.standardize_dtype(variable.dtype)
@@ -128,6 +130,9 @@ def is_kernel(variable, layer):
 
 
 def _is_embedding(variable, layer):
+    if variable.name == "reverse_embeddings":
+        # KerasHub's output layer, where it is not tied to the table.
+        return False
     return isinstance(layer, keras.layers.Embedding) or bool(
         _EMBEDDING.search(variable.name)
     )
@@ -139,7 +144,7 @@ def _walk(layer, above, owners):
     for child in sublayers(layer):
         if isinstance(child, keras.layers.Layer) and child not in above:
             _walk(child, layers, owners)
-    for variable in layer.trainable_variables:
+    for variable in trainable_when_created(layer):
         owners.setdefault(id(variable), layers)
 
 
@@ -225,7 +230,8 @@ class Rates:
                 schedule = self._default(kernel, outputs)
             if schedule not in (None, _ALONE):
                 resolved[kernel.path] = schedule
-        if not resolved:
+        trained = {k.path for k in kernels if k.variable.trainable}
+        if not trained & resolved.keys():
             raise ValueError(
                 "The model must have something to prune: a trainable kernel "
                 "of rank 2 or more that `rates` does not leave alone. "
@@ -235,7 +241,8 @@ class Rates:
         return resolved
 
     def _output_layers(self, kernels, model, data):
-        if self.output_rate is None and self.scope == "global":
+        same = self.output_rate is None and self.scope == "global"
+        if same or self.output_rate == self.rate:
             return set()
         # An embedding may be tied to the output: no kernel before it is one.
         variables = [k.variable for k in kernels]

@@ -201,13 +201,22 @@ class Ticket:
         self, model: keras.Model, names: dict[str, str] | None = None
     ) -> dict[str, str]:
         """Dict from each path of the ticket to the model's, or an error."""
+        if not model.built:
+            raise ValueError(
+                "`model` must be built to take a ticket: call it on a batch. "
+                f"Received: model={model.name!r}"
+            )
         return match_weights(
             self.rewind_point.weights, model_state(model), names
         )
 
 
 def match_weights(arrays, variables, names=None):
-    """Pairs saved arrays with a model's variables by order and shape.
+    """Pairs saved arrays with a model's variables.
+
+    By name if all names are equal, otherwise by order and shape, since
+    automatic names differ between two builds. Seeds are no part of the
+    architecture: they are left out where their number differs.
 
     Args:
         arrays: dict, saved path -> array.
@@ -227,15 +236,23 @@ def match_weights(arrays, variables, names=None):
                 "`names` must map weights of the ticket to weights of the "
                 f"model. Received: {saved!r}: {path!r}"
             )
-    rest = iter([p for p in variables if p not in names.values()])
+    shapes = {path: tuple(v.shape) for path, v in variables.items()}
+    if not names and shapes == {p: a.shape for p, a in arrays.items()}:
+        return {path: path for path in arrays}
+    seeds = [path for path in arrays if _is_seed(path)]
+    own_seeds = [path for path in variables if _is_seed(path)]
+    if len(seeds) != len(own_seeds):
+        arrays = {p: a for p, a in arrays.items() if p not in seeds}
+        shapes = {p: s for p, s in shapes.items() if p not in own_seeds}
+    rest = iter([p for p in shapes if p not in names.values()])
     places = {s: names[s] if s in names else next(rest, None) for s in arrays}
     for saved, path in places.items():
         shape = arrays[saved].shape
-        if path is None or tuple(variables[path].shape) != shape:
+        if path is None or shapes[path] != shape:
             found = (
                 "the model has no such weight"
                 if path is None
-                else f"{path!r} has shape {tuple(variables[path].shape)}"
+                else f"{path!r} has shape {shapes[path]}"
             )
             raise ValueError(
                 "The ticket does not fit the model. The first weight that "
@@ -245,12 +262,13 @@ def match_weights(arrays, variables, names=None):
     if left is not None:
         raise ValueError(
             "The ticket does not fit the model: it has no weight for "
-            f"{left!r} of shape {tuple(variables[left].shape)}."
+            f"{left!r} of shape {shapes[left]}."
         )
     return places
 
 
-# The arguments of a search as the config of a ticket.
+def _is_seed(path):
+    return path.rsplit("/", 1)[-1].startswith("seed_generator_state")
 
 
 def search_config(pruner, resolved):

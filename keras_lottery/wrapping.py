@@ -11,12 +11,11 @@ from typing import Any
 
 import keras
 
+from keras_lottery import saving
 from keras_lottery.keras_internals import unpickle_model
 from keras_lottery.pruner import LotteryTicketPruner
 from keras_lottery.scopes import find_kernels
 from keras_lottery.tickets import Ticket, search_arguments
-
-_TICKET = "lottery.ticket"
 
 
 class LotteryModel:
@@ -67,15 +66,65 @@ class LotteryModel:
         places = dict(zip(lottery["rates"], [k.path for k in kernels]))
         return wrap(model, **search_arguments(lottery, places))
 
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        """`keras.Model.save`, with the search in the file."""
+        if os.fspath(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "`filepath` must end in `.keras`, since an HDF5 file of a "
+                "model does not hold a search. For weights alone, use "
+                "`save_weights('name.weights.h5')`; for a plain model, "
+                f"`keras_lottery.unwrap`. Received: filepath={filepath}"
+            )
+        self.lottery.state.check_variables()
+        super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
+
     def save_assets(self, inner_path):
         if self.lottery.attached:
-            ticket = self.lottery.ticket()
-            ticket.save(os.path.join(inner_path, _TICKET))
+            saving.save_search(self.lottery, inner_path)
 
     def load_assets(self, inner_path):
-        path = os.path.join(inner_path, _TICKET)
-        if os.path.exists(path):
-            self.lottery.load(Ticket.load(path))
+        saving.load_search(self.lottery, inner_path)
+
+    def save_weights(self, filepath, overwrite=True, max_shard_size=None):
+        """`keras.Model.save_weights`, with the search in the file."""
+        if max_shard_size is not None:
+            raise ValueError(
+                "`max_shard_size` must be None for a wrapped model: use "
+                "`save('name.keras')`. Received: "
+                f"max_shard_size={max_shard_size}"
+            )
+        self.lottery.state.check_variables()
+        super().save_weights(filepath, overwrite=overwrite)
+        if self.lottery.attached and os.path.isfile(filepath):
+            saving.save_beside_weights(self.lottery, filepath)
+
+    def load_weights(self, filepath, skip_mismatch=False, **kwargs):
+        """`keras.Model.load_weights`, with the search that the file holds.
+
+        Weights of an earlier level can be evaluated and exported; the next
+        `fit` trains the level that the search is at, from its start. Weights
+        of the same or of a later level go on with the search they are of.
+        """
+        with saving.search_beside_weights(filepath) as search:
+            if search:
+                self.lottery.require_attached()
+                saving.check_search(self.lottery, search)
+            super().load_weights(filepath, skip_mismatch, **kwargs)
+            if search:
+                saving.weights_loaded(self.lottery, search)
+
+    def export(self, filepath, *args, **kwargs):
+        """`keras.Model.export`, of weights that are trained."""
+        self.lottery.state.check_export()
+        return super().export(filepath, *args, **kwargs)
+
+    def quantize(self, *args, **kwargs):
+        """Refused: quantized kernels have neither masks nor gradients."""
+        raise ValueError(
+            "A wrapped model must not be quantized: its kernels would lose "
+            "their masks. `keras_lottery.unwrap` it first, or export it by "
+            "`keras_lottery.export.to_litert`."
+        )
 
 
 def _unpickle(file):
@@ -117,6 +166,8 @@ def wrap(model: keras.Model, **arguments: Any) -> keras.Model:
     Source: Frankle & Carbin, 1803.03635, section 1.
     """
     model.lottery = LotteryTicketPruner(model, **arguments)
+    # Keras puts this method onto the object, in front of the class.
+    vars(model.lottery)["own_quantize"] = vars(model).pop("quantize", None)
     model.__class__ = _wrapped_class(type(model))  # type: ignore[arg-type]
     return model
 
@@ -142,6 +193,9 @@ def unwrap(model: keras.Model) -> keras.Model:
     model.lottery.detach()
     model.train_function = None
     model.__class__ = type(model).unwrapped_class
+    own_quantize = vars(model.lottery)["own_quantize"]
+    if own_quantize is not None:
+        vars(model)["quantize"] = own_quantize
     del model.lottery
     return model
 
@@ -161,10 +215,22 @@ def _wrap_by_ticket(ticket, model, names, arguments):
 Ticket.wrapping = staticmethod(_wrap_by_ticket)
 
 
+def _save_to_preset(self, *args, **kwargs):
+    """Refused: a preset of KerasHub does not hold a search."""
+    raise ValueError(
+        "A wrapped model must not be saved as a preset, which does not hold "
+        "its search: use `save('name.keras')`, or `keras_lottery.unwrap` first."
+    )
+
+
 @functools.cache
 def _wrapped_class(own: Any) -> Any:
-    name = own.__name__
-    wrapped = type(name, (LotteryModel, own), {"unwrapped_class": own})
+    # The name that Keras shows where this package is not imported.
+    name = f"{own.__name__} of keras_lottery"
+    members = {"unwrapped_class": own}
+    if hasattr(own, "save_to_preset"):
+        members["save_to_preset"] = _save_to_preset
+    wrapped = type(name, (LotteryModel, own), members)
     wrapped.__module__ = __name__
     # All share one registered name: `from_config` finds the class again from
     # the model inside the config.

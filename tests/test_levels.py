@@ -64,10 +64,17 @@ def test_files_go_with_the_levels():
     assert not os.path.exists(directory)
 
 
+def test_a_level_that_is_recorded_again_replaces_the_older_record():
+    levels = filled(0)
+    count = len(levels)
+    level = levels.record(1, MASKS, weights(0))
+    assert len(levels) == count and levels.find(1) is level
+
+
 def test_record():
     history = {"loss": [3.0, 2.0, 1.0], "val_loss": [0.9, 0.4, 0.5]}
     levels = Levels()
-    level = levels.record(2, MASKS, weights(0), history, steps=10)
+    level = levels.record(2, MASKS, weights(0), history, [10, 20, 30])
     assert levels[-1] is level and len(levels) == 1
     assert level.index == 2 and level.density == 0.75
     assert level.history == history
@@ -85,18 +92,18 @@ def test_masks_are_nobody_elses():
 
 
 @pytest.mark.parametrize(
-    "history, steps, expected",
+    "history, evaluated_at, expected",
     [
-        ({"loss": [1.0]}, 10, None),
-        ({"val_loss": [1.0, 0.5, 0.5]}, 10, 20),  # The first minimum.
-        ({"val_loss": [np.nan, 0.5]}, 10, 20),
-        ({"val_loss": [np.nan, np.nan]}, 10, None),
+        ({"loss": [1.0]}, [10], None),
+        ({"val_loss": [1.0, 0.5, 0.5]}, [10, 20, 30], 20),  # The first minimum.
+        ({"val_loss": [np.nan, 0.5]}, [20, 40], 40),
+        ({"val_loss": [np.nan, np.nan]}, [10, 20], None),
         ({"val_loss": [1.0]}, None, None),
-        ({}, 10, None),
+        ({}, [10], None),
     ],
 )
-def test_early_stop_iteration(history, steps, expected):
-    level = Levels().record(0, MASKS, weights(0), history, steps)
+def test_early_stop_iteration(history, evaluated_at, expected):
+    level = Levels().record(0, MASKS, weights(0), history, evaluated_at)
     assert level.early_stop_iteration == expected
 
 

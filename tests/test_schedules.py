@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
@@ -133,8 +134,17 @@ def test_get_takes_callables_as_they_are():
     def halving(round):
         return 0.5 / (round + 1)
 
-    for schedule in (halving, ToDensity(0.1, 3), FromSparsity(halving)):
+    half = FromSparsity(lambda step: (True, 0.5))
+    for schedule in (halving, ToDensity(0.1, 3), half):
         assert schedules.get(schedule) is schedule
+
+
+def test_get_tries_a_callable_before_a_level_is_trained():
+    with pytest.raises(ValueError, match="`rate of rate in round 0` must be"):
+        schedules.get(lambda round: 1.5)
+    rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    with pytest.raises(ValueError, match="learning-rate schedule.*Received"):
+        schedules.get(rate)
 
 
 @pytest.mark.parametrize(

@@ -172,12 +172,40 @@ def test_names_for_weights_in_another_order():
         assert same(one.get_weights(), other.get_weights())
         mask = swapped.lottery.masks[f"{n}/kernel"]
         np.testing.assert_array_equal(mask, model.lottery.masks[f"{n}/kernel"])
-    # Without names the order decides.
-    by_order = model.lottery.ticket().apply(heads(["b", "a"]))
+    # Equal names need not be told, and other names are taken in order.
+    by_name = model.lottery.ticket().apply(heads(["b", "a"]))
     assert same(
-        by_order.get_layer("b").get_weights(),
+        by_name.get_layer("b").get_weights(),
+        model.get_layer("b").get_weights(),
+    )
+    by_order = model.lottery.ticket().apply(heads(["c", "a"]))
+    assert same(
+        by_order.get_layer("c").get_weights(),
         model.get_layer("a").get_weights(),
     )
+
+
+def test_another_number_of_dropout_layers_is_no_other_architecture():
+    def build(dropouts):
+        keras.utils.set_random_seed(0)
+        drops = [keras.layers.Dropout(0.5) for _ in range(dropouts)]
+        dense = [keras.layers.Dense(3), keras.layers.Dense(2)]
+        return keras.Sequential([keras.Input((4,)), *drops, *dense])
+
+    ticket = pruned(build(1)).lottery.ticket()
+    for dropouts in (0, 2):
+        other = ticket.apply(build(dropouts))
+        assert same(
+            list(other.lottery.masks.values()), list(ticket.masks.values())
+        )
+        other.lottery.rewind()
+
+
+def test_an_unbuilt_model_cannot_take_a_ticket():
+    model = keras.Sequential([keras.layers.Dense(3)])
+    ticket = pruned(heads(["a", "b"])).lottery.ticket()
+    with pytest.raises(ValueError, match="`model` must be built.*Received"):
+        ticket.apply(model)
 
 
 def test_some_names_and_the_rest_by_order():

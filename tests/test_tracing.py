@@ -94,12 +94,14 @@ def test_a_head_that_feeds_another_head_is_an_output_too():
     }  # fmt: skip
 
 
-def test_residual_sum_at_the_output():
+def test_the_last_block_of_a_residual_body():
     inputs = keras.Input((3,))
     x = dense("stem")(inputs)
-    model = keras.Model(inputs, layers.Add()([x, dense("branch")(x)]))
-    # Nothing but a sum stands between the output and either of them.
-    assert outputs(model) == {"stem", "branch"}
+    for block in range(3):
+        inner = dense(f"in_{block}", 5)(layers.LayerNormalization()(x))
+        x = layers.Add()([x, dense(f"out_{block}")(inner)])
+    # Whatever block is added to it, another follows all but the last.
+    assert outputs(keras.Model(inputs, x)) == {"out_2"}
 
 
 def test_nested_models():
@@ -278,7 +280,7 @@ class Broken(keras.Model):
 def test_untraceable_models_say_what_to_do():
     model = Broken()
     model(np.zeros((2, 4), "float32"))
-    with pytest.raises(TracingError, match="Give `output_rate` the value"):
+    with pytest.raises(TracingError, match="give `output_rate` the value"):
         outputs(model, np.zeros((2, 4), "float32"))
 
 

@@ -346,6 +346,7 @@ class Protocol:
         model = self.wrapped_model(data)
         model.lottery.load(ticket)
         ticket.assign_trained(model)
+        model.lottery.state.trained()
         return model
 
     def compile(self, model):

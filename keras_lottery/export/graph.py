@@ -97,6 +97,8 @@ def graph_of(model):
             "`model` must be a Keras 3 model (keras.Model). "
             f"Received: model={model!r}"
         )
+    if hasattr(model, "lottery"):
+        model.lottery.state.check_export()
     functional = functional_of(model)
     if functional is None:
         why = (
@@ -158,7 +160,13 @@ def copied(call, weights=None, **config):
     layer = call.layer
     own = layer.get_config()
     if isinstance(layer, keras.layers.Layer):
-        copy = type(layer).from_config({**own, "name": call.name, **config})
+        try:
+            copy = type(layer).from_config({**own, "name": call.name, **config})
+        except TypeError as error:
+            raise ValueError(
+                "A layer of `model` must be made anew from its `get_config`. "
+                f"Received: {layer.name!r} of {type(layer)}: {error}"
+            ) from error
         return copy, layer.get_weights() if weights is None else weights
     copy = type(layer).from_config(own)
     copy.name = call.name

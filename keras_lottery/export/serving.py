@@ -12,7 +12,6 @@ import re
 import zlib
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_lottery.export import compaction, serving_files
@@ -248,8 +247,8 @@ def weights_of(model, level=None):
             )
         yield None
     elif level is None:
-        _check_not_rewound(model.lottery)
-        yield model.lottery.level
+        model.lottery.state.check_export()
+        yield model.lottery.state.held_level()
     else:
         with model.lottery.trained(level):
             if level == -1:
@@ -315,23 +314,6 @@ def _check_sparse(sparse):
             '`sparse` must be None, "auto" or a tuple of batch sizes. '
             f"Received: sparse={sparse!r}"
         )
-
-
-def _check_not_rewound(pruner):
-    """Refuses a model that holds the weights it was rewound to."""
-    if not pruner.levels:
-        return
-    masks, point = pruner.masks, pruner.rewind_point
-    for path, variable in model_state(pruner.model).items():
-        if path in masks:
-            rewound = np.where(masks[path], point.weights[path], 0)
-            if not np.array_equal(np.asarray(variable), rewound):
-                return
-    raise ValueError(
-        "`level` must say which trained level is meant, since the model was "
-        "rewound and holds the weights it started from. Trained: "
-        f"{[level.index for level in pruner.levels]}. Received: level=None"
-    )
 
 
 @contextlib.contextmanager

@@ -234,7 +234,7 @@ def describe_provenance(model, level=None):
     }
     if isinstance(model, LotteryModel):
         ticket = model.lottery.ticket()
-        masks = ticket.masks
+        masks = model.lottery.state.held_masks()
         found["level"] = ticket.level if level is None else level
         found["ticket"] = ticket_hash(ticket)
     else:
