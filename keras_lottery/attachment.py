@@ -23,6 +23,7 @@ class Attachment:
     Args:
         model: `keras.Model`.
         rates: `Rates`, which tell the kernels to mask.
+        block_sizes: `BlockSizes`, which tell what of them is pruned as one.
         start: the argument `masks` of the pruner.
         on_kernels: function without arguments, called once the masks are on.
         on_optimizer: function (name, optimizer, replaces), called once an
@@ -32,12 +33,16 @@ class Attachment:
     Attributes:
         kernels: dict, weight path -> `keras.Variable`: those with a mask.
         schedules: dict, weight path -> schedule.
+        blocks: dict, weight path -> `Blocks`.
     """
 
-    def __init__(self, model, rates, start, on_kernels, on_optimizer):
+    def __init__(
+        self, model, rates, block_sizes, start, on_kernels, on_optimizer
+    ):
         self.model = model
-        self.kernels, self.schedules = {}, {}
+        self.kernels, self.schedules, self.blocks = {}, {}, {}
         self._rates, self._start = rates, start
+        self.block_sizes = block_sizes
         self._on_kernels, self._on_optimizer = on_kernels, on_optimizer
         self._known, self._given = {}, {}
         self._problem = None
@@ -199,7 +204,9 @@ class Attachment:
         if data is not None:
             inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         resolved = self._rates.resolve(kernels, self.model, inputs)
-        variables = {k.path: k.variable for k in kernels if k.path in resolved}
+        kernels = [k for k in kernels if k.path in resolved]
+        blocks = self.block_sizes.resolve(kernels, self.model, inputs)
+        variables = {k.path: k.variable for k in kernels if k.path in blocks}
         masks = start_masks(self._start, variables, self.model)
         for path, variable in variables.items():
             constraint = TicketMask(variable.shape, variable.constraint)
@@ -207,7 +214,8 @@ class Attachment:
                 constraint.assign(masks[path])
             variable.constraint = constraint
             variable.assign(constraint.select(variable))
-        self.kernels, self.schedules = variables, resolved
+        self.kernels, self.blocks = variables, blocks
+        self.schedules = {path: resolved[path] for path in variables}
         self._on_kernels()
 
 

@@ -19,14 +19,14 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lottery import criteria, rewinding, schedules, state
+from keras_lottery import criteria, patterns, rewinding, schedules, state
 from keras_lottery import masks as masks_lib
 from keras_lottery.attachment import Attachment, check_masks
 from keras_lottery.callbacks import FitHooks
 from keras_lottery.checks import check_integer
 from keras_lottery.levels import Level, Levels
 from keras_lottery.rewinding import RewindPoint
-from keras_lottery.scopes import Rates, check_model
+from keras_lottery.scopes import BlockSizes, Rates, check_model
 from keras_lottery.tickets import Ticket, search_config
 
 Arrays = dict[str, NDArray]
@@ -37,7 +37,7 @@ Criterion = Callable[[NDArray, NDArray], NDArray]
 
 _FIXED = (
     "model", "rate", "output_rate", "rates", "scope", "criterion",
-    "rewind_to", "seed",
+    "rewind_to", "seed", "block_size",
 )  # fmt: skip
 
 
@@ -76,6 +76,12 @@ class LotteryTicketPruner:
         masks: where to start from: `"zeros"`, the model's exact zeros; a dict
             from weight path to boolean array; or a `Ticket`, of which the
             masks are taken. Defaults to `None`, all weights.
+        block_size: what is pruned as one: `None`, single weights; a pair such
+            as `(4, 1)` or `"4x1"`, so many inputs of so many outputs of the
+            kernel as a matrix; `"channel"`, all that leads to one unit or
+            filter; or a dict of these by layer, as `rates`. A block's score
+            is the mean of its weights' scores, and the rate counts blocks.
+            Defaults to `None`.
         rounds: optional int: after that many rounds, `fit` trains the ticket
             and leaves it trained. Defaults to `None`, no end.
         seed: optional int, for the criterion `"random"`.
@@ -106,11 +112,13 @@ class LotteryTicketPruner:
         criterion: str | Criterion = "magnitude",
         rewind_to: int | str | None = 0,
         masks: str | Masks | Ticket | None = None,
+        block_size: Any = None,
         rounds: int | None = None,
         seed: int | None = None,
     ) -> None:
         check_model(model)
         self._rates = Rates(rate, output_rate, rates, scope)
+        block_sizes = BlockSizes(block_size)
         self._score = criteria.get(criterion)
         if rounds is not None:
             rounds = check_integer("rounds", rounds, minimum=0)
@@ -120,6 +128,7 @@ class LotteryTicketPruner:
         self.model = model
         self.rate, self.output_rate, self.rates = rate, output_rate, rates
         self.scope, self.criterion = scope, criterion
+        self.block_size = block_size
         self.rewind_to = rewinding.check_rewind_to(rewind_to)
         self.rounds, self.seed = rounds, seed
         self.level = 0
@@ -127,7 +136,12 @@ class LotteryTicketPruner:
         self.state = state.SearchState(self)
         self.fit_hooks = FitHooks(self)
         self.attachment = Attachment(
-            model, self._rates, masks, self.state.attached, self.state.meet
+            model,
+            self._rates,
+            block_sizes,
+            masks,
+            self.state.attached,
+            self.state.meet,
         )
         self.attach()
 
@@ -241,14 +255,19 @@ class LotteryTicketPruner:
         score = self.scores(level, masks, initial, trained)
         schedules_of = self.attachment.schedules_now()
         live = {path: masks[path] for path in schedules_of}
-        if self.scope == "global":
-            rate = schedules.rate_at(self._rates.rate, level, "the pool")
-            return masks | masks_lib.prune_global(live, rate, score)
-        rates = {
-            path: schedules.rate_at(schedule, level, path)
-            for path, schedule in schedules_of.items()
-        }
-        return masks | masks_lib.prune_layerwise(live, rates, score)
+
+        def cut(masks: Masks, score: Callable[[str], NDArray]) -> Masks:
+            if self.scope == "global":
+                rate = schedules.rate_at(self._rates.rate, level, "the pool")
+                return masks_lib.prune_global(masks, rate, score)
+            rates = {
+                path: schedules.rate_at(schedule, level, path)
+                for path, schedule in schedules_of.items()
+            }
+            return masks_lib.prune_layerwise(masks, rates, score)
+
+        blocks = self.attachment.blocks
+        return masks | patterns.prune(blocks, live, score, cut)
 
     def scores(
         self, level: int, masks: Masks, initial: Arrays, trained: Arrays
@@ -372,7 +391,7 @@ class LotteryTicketPruner:
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, as far as a file can hold them."""
-        return search_config(self, self.attachment.schedules)
+        return search_config(self, self.attachment)
 
     def load(
         self,

@@ -8,10 +8,11 @@ tables, activation parameters).
 
 import dataclasses
 import re
+import warnings
 
 import keras
 
-from keras_lottery import schedules
+from keras_lottery import patterns, schedules
 from keras_lottery.constraints import mask_of
 from keras_lottery.keras_internals import sublayers, trainable_when_created
 from keras_lottery.replicas import check_strategy
@@ -174,10 +175,7 @@ class Rates:
         if output_rate is not None:
             output_rate = schedules.get(output_rate, "output_rate")
         self.output_rate = output_rate
-        self.overrides = {
-            _check_key(key): schedules.get(value, f"rates[{key!r}]")
-            for key, value in _check_dict(rates).items()
-        }
+        self.overrides = Overrides("rates", rates, schedules.get)
         if scope not in ("layerwise", "global"):
             raise ValueError(
                 '`scope` must be "layerwise" or "global". '
@@ -188,7 +186,7 @@ class Rates:
             self._check_global()
 
     def _check_global(self):
-        given = dict(self.overrides)
+        given = dict(self.overrides.values)
         if self.output_rate is not None:
             given["output_rate"] = self.output_rate
         for key, schedule in given.items():
@@ -214,18 +212,11 @@ class Rates:
             ValueError: If a key of `rates` matches nothing, or nothing is
                 left to prune.
         """
-        kinds = _kinds(self.overrides, kernels)
-        for key in self.overrides:
-            if not any(_matches(key, kinds[key], k) for k in kernels):
-                raise ValueError(
-                    "`rates` must name layers that have kernels. Received: "
-                    f"{key!r}, which matches none of "
-                    f"{[k.path for k in kernels]}"
-                )
+        overrides = self.overrides.resolve(kernels)
         outputs = self._output_layers(kernels, model, data)
         resolved = {}
         for kernel in kernels:
-            schedule = self._override(kernel, kinds)
+            schedule = overrides.get(kernel.path)
             if schedule is None and kernel.default:
                 schedule = self._default(kernel, outputs)
             if schedule not in (None, _ALONE):
@@ -244,10 +235,7 @@ class Rates:
         same = self.output_rate is None and self.scope == "global"
         if same or self.output_rate == self.rate:
             return set()
-        # An embedding may be tied to the output: no kernel before it is one.
-        variables = [k.variable for k in kernels]
-        found = {id(v) for v in output_variables(model, variables, data)}
-        return {id(k.layer) for k in kernels if id(k.variable) in found}
+        return output_layers(kernels, model, data)
 
     def _default(self, kernel, outputs):
         if id(kernel.layer) not in outputs:
@@ -256,15 +244,175 @@ class Rates:
             return schedules.Scaled(self.rate, 0.5)
         return self.output_rate
 
-    def _override(self, kernel, kinds):
-        for kind in ("layer", "name", "regex", "class"):
-            # The innermost layer speaks first.
-            for layer in reversed(kernel.layers):
-                for key, schedule in self.overrides.items():
-                    if kinds[key] == kind:
-                        if _matches_layer(key, kind, layer, kernel):
-                            return schedule
+
+def output_layers(kernels, model, data=None):
+    """Set of the `id`s of a model's output layers.
+
+    Args:
+        kernels: list of `Kernel`.
+        model: the built model, which is traced.
+        data: optional batch of inputs to trace it with.
+    """
+    # An embedding may be tied to the output: no kernel before it is one.
+    variables = [k.variable for k in kernels]
+    found = {id(v) for v in output_variables(model, variables, data)}
+    return {id(k.layer) for k in kernels if id(k.variable) in found}
+
+
+class BlockSizes:
+    """Resolves the argument `block_size` to the blocks of each kernel.
+
+    Args:
+        block_size: `None`, a pair, `"channel"`, or a dict of overrides as
+            `rates` is one, in which kernels that no key matches are pruned by
+            single weights.
+    """
+
+    def __init__(self, block_size):
+        by_layer = isinstance(block_size, dict)
+        self.size = None if by_layer else patterns.get(block_size)
+        self.overrides = Overrides(
+            "block_size", block_size if by_layer else None, patterns.get
+        )
+
+    def resolve(self, kernels, model, data=None):
+        """The blocks of each kernel.
+
+        Args:
+            kernels: list of `Kernel`, of which each is pruned.
+            model: the built model, traced to find its output layers.
+            data: optional batch of inputs to trace it with.
+
+        Returns:
+            A dict, path -> `Blocks`, without the kernels that a size which
+            was given for all leaves alone; a warning names them.
+
+        Raises:
+            ValueError: If a key matches nothing, or if a kernel that a key
+                names cannot be pruned in such blocks.
+        """
+        named = self.overrides.resolve(kernels)
+        sizes = {k.path: named.get(k.path, self.size) for k in kernels}
+        outputs = set()
+        if patterns.CHANNEL in sizes.values():
+            outputs = output_layers(kernels, model, data)
+        blocks, left = {}, {}
+        for kernel in kernels:
+            size = sizes[kernel.path]
+            reason = _no_blocks(kernel, size, id(kernel.layer) in outputs)
+            if reason and kernel.path in named:
+                raise ValueError(
+                    "`block_size` must be one that the kernel has. Received: "
+                    f"{size!r} for {kernel.path!r}, {reason}"
+                )
+            if reason:
+                left[kernel.path] = reason
+            else:
+                shape = tuple(kernel.variable.shape)
+                axes = _axes(kernel) or (0, len(shape) - 1)
+                blocks[kernel.path] = patterns.Blocks(shape, *axes, size)
+        if left:
+            path, reason = next(iter(left.items()))
+            warnings.warn(
+                f"block_size={self.size!r} leaves {len(left)} kernels alone, "
+                f"the first of which is {path!r}, {reason}.",
+                stacklevel=2,
+            )
+        return blocks
+
+
+def _no_blocks(kernel, size, is_output):
+    """Why a kernel cannot be pruned in blocks of a size, or `None`."""
+    if size is None:
         return None
+    axes = _axes(kernel)
+    if axes is None:
+        return f"since a {type(kernel.layer).__name__} mixes its units"
+    if size == patterns.CHANNEL and is_output:
+        return "whose channels are the outputs of the model"
+    if size != patterns.CHANNEL and size[0] > 1 and not axes[1]:
+        return "of which each output has one input alone"
+    return None
+
+
+def _axes(kernel):
+    """How many axes of a kernel are a window and inputs, or `None`."""
+    layer, rank = kernel.layer, len(kernel.variable.shape)
+    if isinstance(layer, _RECURRENT):
+        return None
+    if "depthwise" in kernel.variable.name or isinstance(layer, _DEPTHWISE):
+        return rank - 2, 0
+    if isinstance(layer, _TRANSPOSED):
+        return None
+    if isinstance(layer, keras.layers.EinsumDense):
+        left, right = layer.equation.split("->")[0].split(",")
+        shared = [axis for axis in right if axis in left]
+        leading = "".join(shared) == right[: len(shared)]
+        return (0, len(shared)) if leading else None
+    return rank - 2, 1
+
+
+_RECURRENT = (
+    keras.layers.LSTMCell,
+    keras.layers.GRUCell,
+    keras.layers.SimpleRNNCell,
+    keras.layers.RNN,
+)
+_DEPTHWISE = keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D
+_TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+
+
+class Overrides:
+    """Values by layer: what `rates`, and `block_size` as a dict, say.
+
+    A key is a layer, a layer's name, a regular expression found in a weight's
+    path, or a layer class; the key that is the most specific in this order
+    wins, and among classes and names the innermost layer.
+
+    Args:
+        name: str, the argument's name in an error.
+        given: dict or `None`.
+        parse: function (value, name) that checks a value.
+    """
+
+    def __init__(self, name, given, parse):
+        self.name = name
+        self.values = {
+            _check_key(name, key): parse(value, f"{name}[{key!r}]")
+            for key, value in _check_dict(name, given).items()
+        }
+
+    def resolve(self, kernels):
+        """Dict, path -> value, of the kernels that a key matches.
+
+        Raises:
+            ValueError: If a key matches nothing.
+        """
+        kinds = _kinds(self.values, kernels)
+        for key in self.values:
+            if not any(_matches(key, kinds[key], k) for k in kernels):
+                raise ValueError(
+                    f"`{self.name}` must name layers that have kernels. "
+                    f"Received: {key!r}, which matches none of "
+                    f"{[k.path for k in kernels]}"
+                )
+        found = {k.path: self._keys_of(k, kinds) for k in kernels}
+        return {p: self.values[keys[0]] for p, keys in found.items() if keys}
+
+    def _keys_of(self, kernel, kinds):
+        """The keys that match a kernel, the most specific first."""
+        return [
+            key
+            for kind in ("layer", "name", "regex", "class")
+            # The innermost layer speaks first.
+            for layer in reversed(kernel.layers)
+            for key in self.values
+            if kinds[key] == kind and _matches_layer(key, kind, layer, kernel)
+        ]
 
 
 _ALONE = schedules.Constant(0.0)
@@ -298,18 +446,18 @@ def _matches_layer(key, kind, layer, kernel):
     return key is layer
 
 
-def _check_dict(rates):
-    if rates is None:
+def _check_dict(name, given):
+    if given is None:
         return {}
-    if not isinstance(rates, dict):
+    if not isinstance(given, dict):
         raise ValueError(
-            "`rates` must be a dict from layers, names, regular expressions "
-            f"or layer classes to rates. Received: rates={rates!r}"
+            f"`{name}` must be a dict from layers, names, regular expressions "
+            f"or layer classes to values. Received: {name}={given!r}"
         )
-    return rates
+    return given
 
 
-def _check_key(key):
+def _check_key(name, key):
     if isinstance(key, keras.layers.Layer):
         return key
     if isinstance(key, type) and issubclass(key, keras.layers.Layer):
@@ -319,11 +467,11 @@ def _check_key(key):
             re.compile(key)
         except re.error as error:
             raise ValueError(
-                "A key of `rates` must be a valid regular expression. "
+                f"A key of `{name}` must be a valid regular expression. "
                 f"Received: {key!r} ({error})"
             ) from None
         return key
     raise ValueError(
-        "A key of `rates` must be a layer, a layer's name, a regular "
+        f"A key of `{name}` must be a layer, a layer's name, a regular "
         f"expression or a layer class. Received: {key!r}"
     )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import keras
 from numpy.typing import NDArray
 
-from keras_lottery import files, schedules
+from keras_lottery import files, patterns, schedules
 from keras_lottery import masks as masks_lib
 from keras_lottery.rewinding import RewindPoint, model_state
 from keras_lottery.scopes import check_model, find_kernels
@@ -271,22 +271,29 @@ def _is_seed(path):
     return path.rsplit("/", 1)[-1].startswith("seed_generator_state")
 
 
-def search_config(pruner, resolved):
+def search_config(pruner, attachment):
     """The arguments of a pruner, as far as a file can hold them.
 
     Args:
         pruner: `LotteryTicketPruner`.
-        resolved: dict, weight path -> schedule, of the kernels that have a
-            mask.
+        attachment: `Attachment`, which knows the kernels that have a mask.
 
     Returns:
-        A dict that JSON can hold. Its `rates` are by weight path.
+        A dict that JSON can hold. Its `rates` and `block_size` are by weight
+        path.
     """
-    rates = {}
-    if resolved:
+    rates, alone = {}, schedules.Constant(0.0)
+    if attachment.kernels:
         for kernel in find_kernels(pruner.model):
-            schedule = resolved.get(kernel.path, schedules.Constant(0.0))
+            schedule = attachment.schedules.get(kernel.path, alone)
             rates[kernel.path] = schedules.to_config(schedule)
+        block_size = {
+            path: patterns.to_text(blocks.size)
+            for path, blocks in attachment.blocks.items()
+            if blocks.size is not None
+        }
+    else:
+        block_size = patterns.to_text(attachment.block_sizes.size)
     named = isinstance(pruner.criterion, str)
     return {
         "rate": schedules.to_config(schedules.get(pruner.rate)),
@@ -294,6 +301,7 @@ def search_config(pruner, resolved):
         "scope": pruner.scope,
         "criterion": pruner.criterion if named else None,
         "rewind_to": pruner.rewind_to,
+        "block_size": block_size or None,
         "rounds": pruner.rounds,
         "seed": pruner.seed,
     }
@@ -315,6 +323,12 @@ def search_arguments(config, places):
         f"^{re.escape(places[path])}$": schedules.from_config(rate)
         for path, rate in config["rates"].items()
     }
+    block_size = config.get("block_size")
+    if isinstance(block_size, dict):
+        arguments["block_size"] = {
+            f"^{re.escape(places[path])}$": size
+            for path, size in block_size.items()
+        }
     if config["criterion"] is None:
         arguments["criterion"] = _not_in_the_file
     return arguments

@@ -144,7 +144,7 @@ def wrap(model: keras.Model, **arguments: Any) -> keras.Model:
         **arguments: those of `LotteryTicketPruner`: `rate=0.2`,
             `output_rate=None`, `rates=None`, `scope="layerwise"`,
             `criterion="magnitude"`, `rewind_to=0`, `masks=None`,
-            `rounds=None`, `seed=None`.
+            `block_size=None`, `rounds=None`, `seed=None`.
 
     Returns:
         The same model, with its `LotteryTicketPruner` as `model.lottery`.

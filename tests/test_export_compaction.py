@@ -428,8 +428,8 @@ def test_names_and_shapes_stay(kind):
 
 
 def test_a_wrapped_model_gives_a_plain_one(tmp_path):
-    model = keras_lottery.wrap(small.compiled(small.mlp()), rate=0.6)
-    for _ in range(3):
+    model = keras_lottery.wrap(small.compiled(small.mlp()), rate=0.6, rounds=3)
+    for _ in range(4):
         small.fit(model)
     compacted = compact(model)
     assert compacted.removed["hidden"]

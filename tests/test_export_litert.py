@@ -143,7 +143,7 @@ def test_a_level_of_a_wrapped_model(tmp_path):
 def test_a_model_that_was_rewound_is_refused(tmp_path):
     model = keras_lottery.wrap(compiled(mlp()))
     fit(model)
-    with pytest.raises(ValueError, match="`level` must say which"):
+    with pytest.raises(ValueError, match="must be trained to be exported"):
         to_litert(model, tmp_path / "m")
 
 

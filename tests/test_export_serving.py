@@ -210,7 +210,7 @@ def test_wrong_models(wrapped, tmp_path):
     for model, message in [
         (unbuilt, "`model` must be built"),
         (keras.layers.Dense(2), "must be a Keras 3 model"),
-        (wrapped, "`level` must say which trained level"),
+        (wrapped, "must be trained to be exported"),
     ]:
         with pytest.raises(ValueError, match=message):
             to_serving(model, tmp_path)

@@ -431,7 +431,15 @@ def _owner(pruner, where):
     return pruner
 
 
-def test_ctrl_c_waits_for_the_end_of_a_step():
+@pytest.fixture
+def python_s_own_handler():
+    """That of an interactive start: a shell may have Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_waits_for_the_end_of_a_step(python_s_own_handler):
     done = []
     with pytest.raises(KeyboardInterrupt):
         with uninterrupted():

@@ -11,6 +11,7 @@ import functools
 import numpy as np
 
 from keras_lottery import masks as masks_lib
+from keras_lottery import patterns
 from keras_lottery.tickets import Ticket
 
 ARMS: dict[str, "Arm"] = {}
@@ -243,23 +244,30 @@ def global_(bench, level):
         return bench.dense()
     before = bench.trained("global", level - 1)
     scores = bench.scores(before)
-    masks = keep_highest(before.masks, bench.kept(level), scores)
+    kept, blocks = bench.kept(level), bench.blocks
+    masks = keep_highest(before.masks, kept, scores, blocks)
     return Ticket(masks, before.rewind_point)
 
 
-def keep_highest(masks, count, score):
+def keep_highest(masks, count, score, blocks):
     """Masks nested in these, the highest-scored of all layers together.
 
     Args:
         masks: dict, weight path -> boolean array.
-        count: int, at most as many as survive in `masks`.
+        count: int, of blocks, at most as many as survive in `masks`.
         score: function, weight path -> array.
+        blocks: dict, weight path -> `Blocks`.
 
     Returns:
-        A dict, weight path -> boolean array, `count` of them `True`.
+        A dict, weight path -> boolean array, in which `count` blocks survive.
     """
-    survivors = sum(np.count_nonzero(mask) for mask in masks.values())
-    return masks_lib.prune_global(masks, 1 - count / survivors, score)
+    rate = 1 - count / patterns.count(blocks, masks)
+    return patterns.prune(
+        blocks,
+        masks,
+        score,
+        lambda kept, means: masks_lib.prune_global(kept, rate, means),
+    )
 
 
 def check(experiment):
@@ -276,7 +284,10 @@ def check(experiment):
 
 def _shuffled(bench, level, *purpose):
     rng = np.random.default_rng(bench.seed(*purpose))
-    return {
-        path: rng.permutation(mask.ravel()).reshape(mask.shape)
-        for path, mask in bench.start("ticket", level).masks.items()
-    }
+    masks = {}
+    for path, mask in bench.start("ticket", level).masks.items():
+        blocks = bench.blocks[path]
+        kept = blocks.kept(mask)
+        kept = rng.permutation(kept.ravel()).reshape(kept.shape)
+        masks[path] = blocks.mask(kept)
+    return masks

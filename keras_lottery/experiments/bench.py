@@ -12,6 +12,7 @@ import time
 import keras
 import numpy as np
 
+from keras_lottery import patterns
 from keras_lottery.experiments import model_builder
 from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.store import training_key
@@ -184,8 +185,13 @@ class Bench:
             ticket.trained,
         )
 
+    @property
+    def blocks(self):
+        """Dict, weight path -> `Blocks`: what is pruned as one."""
+        return self.pruner.attachment.blocks
+
     def kept(self, level):
-        """How many prunable weights the ticket of a level keeps.
+        """How many blocks (or weights) the ticket of a level keeps.
 
         No ticket is needed for it: counts do not depend on scores.
         """
@@ -194,7 +200,7 @@ class Bench:
     def _counts(self, rounds):
         ticket, counts = self.dense(), []
         for level in range(rounds + 1):
-            counts.append(sum(map(np.count_nonzero, ticket.masks.values())))
+            counts.append(patterns.count(self.blocks, ticket.masks))
             ticket.level = level
             ticket.masks = self.next_masks(ticket, self.initial)
         return counts

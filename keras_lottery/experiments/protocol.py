@@ -8,7 +8,7 @@ import zlib
 import keras
 import numpy as np
 
-from keras_lottery import criteria, datasets, models, recipes
+from keras_lottery import criteria, datasets, models, patterns, recipes
 from keras_lottery.checks import (
     check_choice,
     check_integer,
@@ -44,6 +44,7 @@ class Protocol:
     rates: tuple | None = None
     scope: str | None = None
     criterion: str = "magnitude"
+    block_size: str | None = None
     rewind_to: int = 0
     late_rewind_to: int | None = None
     iterations: int | None = None
@@ -77,6 +78,7 @@ class Protocol:
             check_rate(name, getattr(self, name))
         check_choice("scope", self.scope, ("layerwise", "global"))
         check_choice("criterion", self.criterion, criteria.NAMES)
+        self._set("block_size", patterns.to_text(patterns.get(self.block_size)))
         check_choice(
             "early_stop_metric", self.early_stop_metric, EARLY_STOP_METRICS
         )
@@ -400,6 +402,7 @@ class Protocol:
             },
             "scope": self.scope,
             "criterion": self.criterion,
+            "block_size": self.block_size,
         }
 
 
