@@ -363,6 +363,7 @@ def test_torch_trains_half_of_the_weights():
         assert density == pytest.approx(0.5, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_wrong_value_is_one_line():
     code, _, error = scripts.finish("benchmark", "--networks=lenet")
     assert code == 2
