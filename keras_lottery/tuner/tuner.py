@@ -91,7 +91,7 @@ class LotteryTuner(keras_tuner.Tuner):
             `keras_tuner.Oracle`.
         knobs: what is tuned beside the hypermodel: names, of `rate`,
             `output_rate`, `scope`, `rewind_to`, `learning_rate`, `warmup`,
-            `criterion` and `rates.KEY` (the rate of a layer class of Keras,
+            `criterion`, `block_size` and `rates.KEY` (the rate of a layer class of Keras,
             a layer's name or a regular expression in weight paths); a dict
             from name to range, a list of choices or a tuple `(low, high)` or
             `(low, high, "log")`; or a function of
