@@ -441,3 +441,24 @@ def test_tfmot_without_pruning_trains_as_the_dense_network(tmp_path):
     for arm in ("ticket", "tfmot"):
         losses.append(bench.train(arm, 0).training.val_loss)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def blocks_of_4(tmp_path_factory):
+    experiment = dataclasses.replace(SMALL, block_size="4x1", rounds=1)
+    directory = tmp_path_factory.mktemp("blocks")
+    results = experiment.run(directory)
+    return opened(experiment, directory), results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", SMALL.arms)
+def test_every_arm_keeps_whole_blocks(blocks_of_4, arm):
+    bench, results = blocks_of_4
+    assert {r.level for r in results if r.arm == arm} == {0, 1}
+    kept = 0
+    for mask in bench.start(arm, 1).masks.values():
+        blocks = Blocks(mask.shape, 0, 1, (4, 1))
+        assert np.array_equal(blocks.mask(blocks.kept(mask)), mask)
+        kept += np.count_nonzero(blocks.kept(mask))
+    assert kept == bench.kept(1)

@@ -110,6 +110,31 @@ def test_the_sparse_encoding_is_smaller_and_answers_the_same(
     assert encoded.max_difference == pytest.approx(plain.max_difference)
 
 
+@pytest.mark.parametrize(
+    "block_size, kernel", [(None, "unpacked"), ("4x1", "sparse")]
+)
+def test_which_kernel_runs_a_layer_is_read_from_the_file(
+    block_size, kernel, tmp_path
+):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((64,)), layers.Dense(96, "relu"), layers.Dense(8)]
+    )
+    model = keras_lottery.wrap(
+        model, rate=0.7, output_rate=0.1, block_size=block_size
+    )
+    model.lottery.prune()
+    dense = to_litert(model, tmp_path / "dense")
+    assert [layer.kernel for layer in dense.layers] == ["dense", "dense"]
+    file = to_litert(model, tmp_path / "sparse", sparse=True)
+    hidden, head = file.layers
+    assert hidden.operation == head.operation == "FULLY_CONNECTED"
+    assert (hidden.shape, head.shape) == ((96, 64), (8, 96))
+    assert (hidden.kernel, head.kernel) == (kernel, "dense")
+    expected = list(model.lottery.densities().values())
+    assert [hidden.density, head.density] == pytest.approx(expected)
+
+
 def test_a_sparse_encoding_that_loses_weights_is_refused(tmp_path):
     # 3 inputs: the converter's blocks of 4 have no room for them.
     model = keras.Sequential([keras.Input((3,)), layers.Dense(37)])

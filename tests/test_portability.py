@@ -6,6 +6,8 @@ import pathlib
 import pkgutil
 import sys
 
+import pytest
+
 from keras_lottery import processes
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -107,6 +109,7 @@ def run_elsewhere(directory):
     return modules, [r.level for r in results], results == again
 
 
+@pytest.mark.slow
 def test_every_module_and_a_run_without_what_linux_alone_has(tmp_path):
     directory = os.fspath(tmp_path / "run")
     modules, levels, same = processes.call(run_elsewhere, directory)

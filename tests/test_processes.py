@@ -49,6 +49,7 @@ def executor():
     executor.shutdown()
 
 
+@pytest.mark.slow
 def test_each_process_has_its_share_of_the_cores(executor):
     shares = dict(executor.submit(cores).result() for _ in range(6))
     share = max(1, len(processes.cores()) // 2)
@@ -62,12 +63,14 @@ def test_standard_error_has_what_a_job_writes_and_not_tensorflow(capfd):
     assert capfd.readouterr().err == "of the job"
 
 
+@pytest.mark.slow
 def test_the_job_of_a_process_that_dies_is_run_again(executor, tmp_path):
     others = [executor.submit(cores) for _ in range(3)]
     assert executor.submit(die_once, tmp_path / "died").result() == "done"
     assert all(other.result() for other in others)
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_every_process_is_given_up(executor):
     with pytest.raises(RuntimeError, match="lost its process 3 times"):
         executor.submit(die).result()
@@ -115,6 +118,7 @@ def test_a_process_keeps_its_state_and_imports_nothing_by_itself():
         assert [process.call(count) for _ in range(3)] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_the_one_that_started_it():
     def start():
         import os

@@ -164,6 +164,7 @@ def test_what_is_no_run_is_refused(tmp_path):
         check_claims([tmp_path / "missing"])
 
 
+@pytest.mark.slow
 def test_the_tool_refuses_a_wrong_directory_in_one_line(tmp_path):
     code, out, error = finish("check_claims", str(tmp_path))
     (line,) = error.splitlines()

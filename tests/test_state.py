@@ -866,6 +866,7 @@ def test_the_training_of_a_level_goes_on_after_a_pause():
     assert same(watch.seen[0], now)
 
 
+@pytest.mark.slow
 def test_a_process_without_the_package_is_told_of_it(tmp_path):
     model = wrapped()
     model.save(tmp_path / "m.keras")

@@ -276,7 +276,7 @@ def test_sorting_prunes_what_prune_global_prunes():
     assert layerwise["extra_mb"] > 0
 
 
-def test_peak_memory_is_more_than_what_is_left():
+def test_peak_memory_is_kept_when_the_memory_is_given_back():
     before = resident_mb()
     with PeakMemory(interval=0.001) as memory:
         held = np.ones(20_000_000)
@@ -284,7 +284,8 @@ def test_peak_memory_is_more_than_what_is_left():
         while memory.peak_mb < before + 0.9 * size:
             time.sleep(0.001)
         del held
-    assert memory.peak_mb > resident_mb()
+        time.sleep(0.01)
+    assert memory.peak_mb >= before + 0.9 * size
 
 
 def test_every_subject_runs_on_some_network():
@@ -363,6 +364,7 @@ def test_torch_trains_half_of_the_weights():
         assert density == pytest.approx(0.5, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_wrong_value_is_one_line():
     code, _, error = scripts.finish("benchmark", "--networks=lenet")
     assert code == 2

@@ -20,6 +20,7 @@ def test_all_knobs_have_ranges_around_the_experiment_s_values():
         "learning_rate",
         "warmup",
         "criterion",
+        "block_size",
         "rates.Dense",
     )
     hp = keras_tuner.HyperParameters()
@@ -33,6 +34,7 @@ def test_all_knobs_have_ranges_around_the_experiment_s_values():
         "learning_rate": pytest.approx(1.2e-3),
         "warmup": 0,
         "criterion": "magnitude",
+        "block_size": "1x1",
         "rates": (("Dense", 0.2),),
     }
     hp.values["lottery/scope"] = "global"

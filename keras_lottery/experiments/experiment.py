@@ -39,7 +39,7 @@ class Experiment(Protocol):
         criterion: str, of `keras_lottery.criteria`.
         block_size: optional str, what is pruned as one: `"4x1"`, so many
             inputs of so many outputs; or `"channel"`, all that leads to one
-            unit or filter. Defaults to single weights.
+            unit or filter. Defaults to `"1x1"`, single weights.
         rewind_to: int, the training step of the rewind point.
         late_rewind_to: optional int, that of the arm `late_rewind`. Defaults
             to a fiftieth of `iterations`, at least 1.

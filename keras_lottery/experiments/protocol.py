@@ -44,7 +44,7 @@ class Protocol:
     rates: tuple | None = None
     scope: str | None = None
     criterion: str = "magnitude"
-    block_size: str | None = None
+    block_size: str | None = "1x1"
     rewind_to: int = 0
     late_rewind_to: int | None = None
     iterations: int | None = None
@@ -78,7 +78,8 @@ class Protocol:
             check_rate(name, getattr(self, name))
         check_choice("scope", self.scope, ("layerwise", "global"))
         check_choice("criterion", self.criterion, criteria.NAMES)
-        self._set("block_size", patterns.to_text(patterns.get(self.block_size)))
+        block_size = patterns.to_text(patterns.get(self.block_size))
+        self._set("block_size", block_size or "1x1")
         check_choice(
             "early_stop_metric", self.early_stop_metric, EARLY_STOP_METRICS
         )

@@ -285,6 +285,8 @@ def _default_ranges(reference, lowest):
         "learning_rate": (rate / 10, rate * 10, "log"),
         "warmup": sorted({0, budget // 20, budget // 5}),
         "criterion": _CRITERIA,
+        # Single weights, and the patterns of LiteRT's sparse kernels.
+        "block_size": ["1x1", "4x1", "16x1"],
     }
 
 

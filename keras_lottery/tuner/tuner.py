@@ -91,10 +91,10 @@ class LotteryTuner(keras_tuner.Tuner):
             `keras_tuner.Oracle`.
         knobs: what is tuned beside the hypermodel: names, of `rate`,
             `output_rate`, `scope`, `rewind_to`, `learning_rate`, `warmup`,
-            `criterion` and `rates.KEY` (the rate of a layer class of Keras,
-            a layer's name or a regular expression in weight paths); a dict
-            from name to range, a list of choices or a tuple `(low, high)` or
-            `(low, high, "log")`; or a function of
+            `criterion`, `block_size` and `rates.KEY` (the rate of a layer
+            class of Keras, a layer's name or a regular expression in weight
+            paths); a dict from name to range, a list of choices or a tuple
+            `(low, high)` or `(low, high, "log")`; or a function of
             `keras_tuner.HyperParameters` that returns a dict of arguments of
             `Experiment`.
         rounds: int, of each search.

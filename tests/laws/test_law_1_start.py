@@ -127,10 +127,12 @@ def with_dead_slots_cleared(model, state, masks):
 LATE = [
     ("sequential", 3, {"steps_per_execution": 2}),
     ("sequential", 6, {}),
-    ("normalised", 5, {}),
+    pytest.param("normalised", 5, {}, marks=pytest.mark.slow),
     ("unbuilt_sequential", 1, {"steps_per_execution": 3}),
     ("own_train_step", 2, {"run_eagerly": True}),
-    ("sequential", 2, {"jit_compile": True}),
+    pytest.param(
+        "sequential", 2, {"jit_compile": True}, marks=pytest.mark.slow
+    ),
 ]
 
 

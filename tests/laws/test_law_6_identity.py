@@ -72,7 +72,14 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [
+        "steps_per_execution",
+        pytest.param("jit_compile", marks=pytest.mark.slow),
+        "rewind_to",
+    ],
+)
 def test_every_way_to_run(way):
     late = {"rewind_to": 3} if way == "rewind_to" else {}
     ends = []

@@ -185,7 +185,12 @@ def test_clone_model_gives_a_plain_model(kind):
     assert_same_search(model, fresh)
 
 
-TICKETS = ["sequential", "dicts", "normalised", "attention", "shared"]
+TICKETS = [
+    "sequential",
+    "normalised",
+    *(pytest.param(k, marks=pytest.mark.slow) for k in ("dicts", "attention")),
+    "shared",
+]
 
 
 @pytest.mark.parametrize("kind", TICKETS)
