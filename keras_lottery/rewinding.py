@@ -96,9 +96,25 @@ class RewindPoint:
             self.optimizers[name] = copy_optimizer(optimizer, earlier)
         elif fresh and name in self.optimizers:
             if replaces:
+                self._follow(name, optimizer)
                 self.adopt_learning_rates(name, optimizer)
             restore_optimizer(optimizer, self.optimizers[name])
             optimizers.clear_pruned_slots(optimizer)
+
+    def _follow(self, name, optimizer):
+        """Fits the state to a like optimizer of more or fewer variables.
+
+        Layers that were frozen or unfrozen make the difference. What has the
+        same name keeps its value, and what is new is fresh.
+        """
+        state = {_name(k): v for k, v in self.optimizers[name].items()}
+        keyed = _keyed(optimizer)
+        names = {_name(key) for key in keyed}
+        if names < state.keys() or state.keys() < names:
+            self.optimizers[name] = {
+                key: state[_name(key)] if _name(key) in state else _copy(v)
+                for key, v in keyed.items()
+            }
 
     def adopt_learning_rates(self, name, optimizer, before=None):
         """Makes learning rates that were set since those of the rewind point.
@@ -250,7 +266,12 @@ def learning_rates(optimizer):
 
 
 def _is_learning_rate(key):
-    return key.split(":", 1)[1] == "learning_rate"
+    return _name(key) == "learning_rate"
+
+
+def _name(key):
+    """The name of a variable in a key of `copy_optimizer`."""
+    return key.split(":", 1)[1]
 
 
 def copy_optimizers(model, optimizers=None):

