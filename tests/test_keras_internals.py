@@ -394,3 +394,21 @@ def test_local_oracle_of_a_client_and_of_the_chief(oracle, monkeypatch):
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker")
     client = oracle_client.OracleClient(oracle)
     assert keras_internals.local_oracle(client) is oracle
+
+
+def test_trainable_when_created():
+    layer = keras.layers.BatchNormalization()
+    layer.build((None, 3))
+    layer.trainable = False
+    created = keras_internals.trainable_when_created(layer)
+    assert created == [layer.gamma, layer.beta]
+
+
+def test_forget_initial_epoch():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model._initial_epoch = 3
+    keras_internals.forget_initial_epoch(model)
+    x = np.ones((2, 2), "float32")
+    history = model.fit(x, x[:, :1], epochs=2, verbose=0)
+    assert history.epoch == [0, 1]
