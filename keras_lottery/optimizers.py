@@ -220,17 +220,12 @@ def slots(optimizer):
                 yield slot, variable
 
 
-def steps(optimizer):
-    """How many steps it has taken since its slots were made."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        # Its own counter stands still.
-        return steps(optimizer.inner_optimizer)
-    return int(internals.iterations_variable(optimizer).numpy())
-
-
 def is_fresh(optimizer):
     """Whether it has not taken a step since its slots were made."""
-    return not steps(optimizer)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        # Its own counter stands still.
+        return is_fresh(optimizer.inner_optimizer)
+    return not int(internals.iterations_variable(optimizer).numpy())
 
 
 def clear_pruned_slots(optimizer):

@@ -168,7 +168,6 @@ class SearchState:
         elif self.phase == START:
             self._adopt_learning_rates()
             self._return_to_start()
-        pruner.attachment.apply_masks()
         self._before = self.phase
         self.phase, self.captured, self._loaded = TRAINING, True, None
         return first
@@ -335,11 +334,8 @@ class SearchState:
             pruner.model, pruner.optimizers()
         )
         try:
-            pruner.level, self.lent, self.phase = (
-                record.index,
-                record.index,
-                TRAINED,
-            )
+            pruner.level = self.lent = record.index
+            self.phase = TRAINED
             pruner.attachment.assign_masks(record.masks)
             rewinding.assign_state(pruner.model, record.trained_weights)
             yield
