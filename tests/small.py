@@ -2,11 +2,25 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from keras_lottery import RewindPoint, Ticket
 
 EXAMPLES, BATCH = 16, 4
+
+
+def some(values, *default):
+    """Parameters of a test, of which those but `default` are slow."""
+    return [
+        value
+        if value in default
+        else pytest.param(
+            *(value if isinstance(value, tuple) else [value]),
+            marks=pytest.mark.slow,
+        )
+        for value in values
+    ]
 
 
 def data():

@@ -102,7 +102,9 @@ def digits_model(outputs):
     [
         (data(lambda y: y[:, None]), builder(3)),
         (data(lambda y: y.astype("float32")), builder(3)),
-        (data(lambda y: y / 3), builder(1, "mse")),
+        pytest.param(
+            data(lambda y: y / 3), builder(1, "mse"), marks=pytest.mark.slow
+        ),
         (data(with_label(-1)), builder(3, sparse(ignore_class=-1))),
     ],
 )

@@ -170,6 +170,7 @@ def test_a_model_in_mixed_precision_has_the_same_initial_weights():
         assert a.dtype == b.dtype == np.float32 and (a == b).all()
 
 
+@pytest.mark.slow
 def test_an_experiment_in_mixed_precision(tmp_path):
     experiment = Experiment(
         rounds=1, iterations=20, eval_every=10, precision="mixed_bfloat16"

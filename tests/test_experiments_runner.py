@@ -187,6 +187,7 @@ def test_an_entry_that_was_cut_short_costs_one_training(whole, tmp_path):
     assert again == [Place(1, 2, "reinit")]
 
 
+@pytest.mark.slow
 def test_curves_for_tensorboard(tmp_path):
     few = dataclasses.replace(SMALL, trials=1, rounds=1)
     few.run(tmp_path / "run", tensorboard_dir=tmp_path / "board")

@@ -117,6 +117,7 @@ def test_every_module_and_a_run_without_what_linux_alone_has(tmp_path):
     assert (tmp_path / "run" / "results.csv").exists()
 
 
+@pytest.mark.slow
 def test_what_is_taken_away_is_missing_here_and_not_elsewhere():
     def missing():
         take_away()

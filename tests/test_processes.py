@@ -57,6 +57,7 @@ def test_each_process_has_its_share_of_the_cores(executor):
     assert set().union(*shares.values()) <= set(processes.cores())
 
 
+@pytest.mark.slow
 def test_standard_error_has_what_a_job_writes_and_not_tensorflow(capfd):
     with Processes(1) as executor:
         executor.submit(complain).result()

@@ -255,6 +255,7 @@ def test_what_is_no_run_is_refused_and_left_alone(tmp_path):
         bare(tmp_path / "empty", [])
 
 
+@pytest.mark.slow
 def test_the_tool_writes_it_anew(tmp_path):
     bare(tmp_path, rows([0.9, 0.91], [50, 40]))
     done = subprocess.run(

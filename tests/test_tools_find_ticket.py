@@ -44,7 +44,12 @@ def test_it_ends_with_a_table_and_says_where_everything_is(tmp_path):
     "flag, run_dir, message",
     [
         ("--rate=1.2", "run", "`rate` must be in [0, 1). Received: rate=1.2"),
-        ("--rounds=1", "/proc/nowhere/run", "/proc/nowhere"),
+        pytest.param(
+            "--rounds=1",
+            "/proc/nowhere/run",
+            "/proc/nowhere",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line(flag, run_dir, message, tmp_path):

@@ -1,9 +1,12 @@
 """The compiled loop trains as `fit` does, and is compiled once."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small import some
 
 from keras_lottery.training import (
     KeptWeights,
@@ -127,15 +130,15 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize(
-    "backend",
-    [
-        "graph",
-        "xla",
-        # It differs from "xla" in where the compiled part ends.
-        pytest.param("xla_update", marks=pytest.mark.slow),
-    ],
+    # "xla_update" differs from "xla" in where the compiled part ends.
+    "name, backend",
+    some(
+        itertools.product(OPTIMIZERS, BACKENDS),
+        *((name, "graph") for name in OPTIMIZERS),
+        ("momentum", "xla"),
+        ("decay_ema", "xla"),
+    ),
 )
-@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_as_fit(name, backend):
     model = dense(OPTIMIZERS[name]())
     if name == "scaled":
@@ -161,7 +164,7 @@ class Subclassed(keras.Model):
         return self.logits(self.dropout(x, training=training))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", some(BACKENDS, "graph"))
 def test_subclassed_model_with_dropout_and_batch_norm_as_fit(backend):
     keras.utils.set_random_seed(1)
     # XLA draws random numbers of its own, in `fit` as here.
@@ -169,7 +172,7 @@ def test_subclassed_model_with_dropout_and_batch_norm_as_fit(backend):
     assert_as_fit(compiled(Subclassed(), jit_compile=jit_compile), backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", some(BACKENDS, "xla"))
 def test_functional_convolutions_as_fit(backend):
     keras.utils.set_random_seed(1)
     inputs = keras.Input((6, 6, 1))

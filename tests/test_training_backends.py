@@ -216,6 +216,7 @@ def state(model):
     return [v.numpy() for v in variables]
 
 
+@pytest.mark.slow
 def test_choosing_changes_no_bit(monkeypatch):
     monkeypatch.setattr(backends, "COMPILED", ("graph", "xla"))
     monkeypatch.setattr(backends, "_STRETCH_SECONDS", 0.0)

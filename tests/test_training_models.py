@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small import some
 
 from keras_lottery import models
 from keras_lottery.training import Loop, batch_indices
@@ -22,7 +23,7 @@ CASES = {
     "resnet_18": (models.resnet_18, {"augment": True}, "graph"),
     "vgg_19": (models.vgg_19, {}, "graph"),
 }
-SLOW = ("resnet_18", "vgg_19")
+FAST = ("lenet_xla", "conv_2_dropout", "conv_4")
 
 
 def images(shape, examples, seed):
@@ -31,13 +32,7 @@ def images(shape, examples, seed):
     return x, rng.integers(0, 10, examples).astype("int32")
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
-        for name in CASES
-    ],
-)
+@pytest.mark.parametrize("case", some(CASES, *FAST))
 def test_as_fit(case):
     build, arguments, backend = CASES[case]
     model = build(seed=0, **arguments)

@@ -1,10 +1,13 @@
 """The laws where blocks of weights are pruned as one."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
 import zoo
 from keras import layers
+from small import some
 
 import keras_lottery
 from keras_lottery.patterns import Blocks
@@ -46,8 +49,14 @@ def whole(mask, size):
 
 
 @pytest.mark.filterwarnings("ignore:block_size='channel' leaves 1 kernels")
-@pytest.mark.parametrize("scope", ["layerwise", "global"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "size, scope",
+    some(
+        itertools.product(SIZES, ["layerwise", "global"]),
+        *((size, "layerwise") for size in SIZES),
+        ("channel", "global"),
+    ),
+)
 def test_start_zero_count_nested(size, scope):
     model, initial, recorder = search(block_size=size, scope=scope)
     from keras_lottery.patterns import get

@@ -9,10 +9,19 @@ import functools
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from zoo_models import KINDS, TOKENS
 
 import keras_lottery
+
+# The others are much like one of these.
+SOME_KINDS = [
+    pytest.param(kind, marks=pytest.mark.slow)
+    if kind in ("convolutions_1d_and_3d", "lists", "own_call", "constrained")
+    else kind
+    for kind in KINDS
+]
 
 SAMPLES, BATCH, EPOCHS = 24, 8, 2
 STEPS = EPOCHS * SAMPLES // BATCH
@@ -278,14 +287,15 @@ def kernels(model):
 
 def weighted(model, pruner):
     """The variables that a pruner masks."""
-    return [v for v in model.trainable_variables if v.path in pruner.masks]
+    masks = pruner.masks
+    return [v for v in model.trainable_variables if v.path in masks]
 
 
 def assert_zero(model):
     """Every pruned weight is exactly 0, and there are such."""
-    pruned = 0
+    pruned, masks = 0, model.lottery.masks
     for path, variable in kernels(model).items():
-        dead = ~model.lottery.masks[path]
+        dead = ~masks[path]
         values = keras.ops.convert_to_numpy(variable)[dead]
         assert not np.any(values != 0), f"{path}: {values[values != 0][:5]}"
         pruned += dead.sum()
@@ -320,8 +330,9 @@ class Recorder(keras.callbacks.Callback):
     def check(self, where):
         if not isinstance(self.model, keras_lottery.wrapping.LotteryModel):
             return
+        masks = self.model.lottery.masks
         for path, variable in kernels(self.model).items():
-            dead = ~self.model.lottery.masks[path]
+            dead = ~masks[path]
             if np.any(keras.ops.convert_to_numpy(variable)[dead] != 0):
                 self.violations.append((self.model.lottery.level, where, path))
 
