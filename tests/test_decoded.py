@@ -271,17 +271,14 @@ def test_the_usual_places(monkeypatch, tmp_path, platform, variable, usual):
 
 
 def test_who_reads_while_others_write_sees_all_or_nothing(root):
-    def read():
-        return [decoded.find("tiny", root) for _ in range(20)]
-
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         writers = [pool.submit(keep, root) for _ in range(20)]
-        readers = [pool.submit(read) for _ in range(4)]
+        # In one thread: Python 3.11 fails where two threads parse headers
+        # at once (AST constructor recursion depth mismatch).
+        for _ in range(80):
+            found = decoded.find("tiny", root)
+            assert found is None or agree(found)
         for future in writers:
             future.result()
-        for future in readers:
-            assert all(
-                found is None or agree(found) for found in future.result()
-            )
     assert agree(decoded.find("tiny", root))
     assert len(os.listdir(kept(root))) == 5
