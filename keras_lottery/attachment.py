@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lottery import optimizers
+from keras_lottery import optimizers, patterns
 from keras_lottery.constraints import TicketMask, mask_of
 from keras_lottery.keras_internals import build_for_training, flatten_layers
 from keras_lottery.replicas import once
 from keras_lottery.rewinding import model_state, optimizers_of
-from keras_lottery.scopes import find_kernels
+from keras_lottery.scopes import find_kernels, unique_paths
 from keras_lottery.tickets import Ticket
 from keras_lottery.tracing import TracingError, trace
 
@@ -31,16 +31,19 @@ class Attachment:
             it took another's place.
 
     Attributes:
-        kernels: dict, weight path -> `keras.Variable`: those with a mask.
+        kernels: dict, weight path -> `keras.Variable`: what is pruned.
+        followers: dict, weight path -> `keras.Variable`: what is pruned with
+            whole channels of these, and is not counted.
         schedules: dict, weight path -> schedule.
-        blocks: dict, weight path -> `Blocks`.
+        pattern: `Pattern`, what is pruned as one.
     """
 
     def __init__(
         self, model, rates, block_sizes, start, on_kernels, on_optimizer
     ):
         self.model = model
-        self.kernels, self.schedules, self.blocks = {}, {}, {}
+        self.kernels, self.followers, self.schedules = {}, {}, {}
+        self.pattern = patterns.Pattern()
         self._rates, self._start = rates, start
         self.block_sizes = block_sizes
         self._on_kernels, self._on_optimizer = on_kernels, on_optimizer
@@ -107,8 +110,8 @@ class Attachment:
 
     def detach(self):
         """Takes masks and hooks off the model, which keeps its zeros."""
-        for variable in self.kernels.values():
-            variable.assign(mask_of(variable).select(variable))
+        self.apply_masks()
+        for variable in self._masked().values():
             variable.constraint = mask_of(variable).constraint
         for optimizer in self.optimizers().values():
             optimizers.unwrap_optimizer(optimizer)
@@ -124,6 +127,14 @@ class Attachment:
             if not self.kernels[path].trainable and mask.all():
                 del masks[path]
         return masks
+
+    def all_masks(self):
+        """`masks`, and those of what is pruned with channels of these."""
+        followers = self.followers.items()
+        return self.masks() | {p: mask_of(v).numpy() for p, v in followers}
+
+    def _masked(self):
+        return self.kernels | self.followers
 
     def schedules_now(self):
         """Dict, weight path -> schedule: the kernels that are not frozen."""
@@ -150,13 +161,15 @@ class Attachment:
             masks: dict, weight path -> boolean array. Weights it does not
                 name are kept whole.
         """
-        for path, variable in self.kernels.items():
-            mask = masks.get(path, np.ones(variable.shape, bool))
-            mask_of(variable).assign(mask)
+        whole = {p: np.ones(v.shape, bool) for p, v in self.kernels.items()}
+        masks = {path: masks.get(path, mask) for path, mask in whole.items()}
+        masks |= self.pattern.followers(masks)
+        for path, variable in self._masked().items():
+            mask_of(variable).assign(masks[path])
 
     def apply_masks(self):
         """Sets pruned weights to zero, as each training step does."""
-        for variable in self.kernels.values():
+        for variable in self._masked().values():
             variable.assign(mask_of(variable).select(variable))
 
     def clear_pruned_slots(self):
@@ -203,19 +216,26 @@ class Attachment:
         inputs = None
         if data is not None:
             inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
-        resolved = self._rates.resolve(kernels, self.model, inputs)
-        kernels = [k for k in kernels if k.path in resolved]
-        blocks = self.block_sizes.resolve(kernels, self.model, inputs)
-        variables = {k.path: k.variable for k in kernels if k.path in blocks}
-        masks = start_masks(self._start, variables, self.model)
-        for path, variable in variables.items():
-            constraint = TicketMask(variable.shape, variable.constraint)
-            if path in masks:
-                constraint.assign(masks[path])
-            variable.constraint = constraint
-            variable.assign(constraint.select(variable))
-        self.kernels, self.blocks = variables, blocks
-        self.schedules = {path: resolved[path] for path in variables}
+        schedules = self._rates.resolve(kernels, self.model, inputs)
+        pattern = self.block_sizes.resolve(
+            kernels, schedules, self.model, inputs
+        )
+        variables = unique_paths(self.model.variables)
+        kernels = {
+            k.path: k.variable for k in kernels if k.path in pattern.sizes
+        }
+        masks = start_masks(self._start, kernels, self.model)
+        self.followers = {
+            path: variables[path] for path in pattern.follower_paths
+        }
+        self.kernels, self.pattern = kernels, pattern
+        self.schedules = {path: schedules[path] for path in kernels}
+        for variable in self._masked().values():
+            variable.constraint = TicketMask(
+                variable.shape, variable.constraint
+            )
+        self.assign_masks(masks)
+        self.apply_masks()
         self._on_kernels()
 
 

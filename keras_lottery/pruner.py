@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lottery import criteria, patterns, rewinding, schedules, state
+from keras_lottery import criteria, rewinding, schedules, state
 from keras_lottery import masks as masks_lib
 from keras_lottery.attachment import Attachment, check_masks
 from keras_lottery.callbacks import FitHooks
@@ -78,10 +78,12 @@ class LotteryTicketPruner:
             masks are taken. Defaults to `None`, all weights.
         block_size: what is pruned as one: `None`, single weights; a pair such
             as `(4, 1)` or `"4x1"`, so many inputs of so many outputs of the
-            kernel as a matrix; `"channel"`, all that leads to one unit or
-            filter; or a dict of these by layer, as `rates`. A block's score
-            is the mean of its weights' scores, and the rate counts blocks.
-            Defaults to `None`.
+            kernel as a matrix; `"2:4"`, single weights of which at most 2 of
+            every 4 inputs survive the first round; `"channel"`, all that
+            leads to one unit, filter or head of attention, with its bias and
+            its normalisation, and what is added to it; or a dict of these by
+            layer, as `rates`. A block's score is the mean of its weights'
+            scores, and the rate counts blocks. Defaults to `None`.
         rounds: optional int: after that many rounds, `fit` trains the ticket
             and leaves it trained. Defaults to `None`, no end.
         seed: optional int, for the criterion `"random"`.
@@ -261,13 +263,12 @@ class LotteryTicketPruner:
                 rate = schedules.rate_at(self._rates.rate, level, "the pool")
                 return masks_lib.prune_global(masks, rate, score)
             rates = {
-                path: schedules.rate_at(schedule, level, path)
-                for path, schedule in schedules_of.items()
+                name: schedules.rate_at(schedules_of[name], level, name)
+                for name in masks
             }
             return masks_lib.prune_layerwise(masks, rates, score)
 
-        blocks = self.attachment.blocks
-        return masks | patterns.prune(blocks, live, score, cut)
+        return masks | self.attachment.pattern.prune(live, score, cut)
 
     def scores(
         self, level: int, masks: Masks, initial: Arrays, trained: Arrays

@@ -12,7 +12,7 @@ import warnings
 
 import keras
 
-from keras_lottery import patterns, schedules
+from keras_lottery import groups, patterns, schedules
 from keras_lottery.constraints import mask_of
 from keras_lottery.keras_internals import sublayers, trainable_when_created
 from keras_lottery.replicas import check_strategy
@@ -263,9 +263,9 @@ class BlockSizes:
     """Resolves the argument `block_size` to the blocks of each kernel.
 
     Args:
-        block_size: `None`, a pair, `"channel"`, or a dict of overrides as
-            `rates` is one, in which kernels that no key matches are pruned by
-            single weights.
+        block_size: `None`, a pair, `"m:n"`, `"channel"`, or a dict of
+            overrides as `rates` is one, in which kernels that no key matches
+            are pruned by single weights.
     """
 
     def __init__(self, block_size):
@@ -275,64 +275,138 @@ class BlockSizes:
             "block_size", block_size if by_layer else None, patterns.get
         )
 
-    def resolve(self, kernels, model, data=None):
-        """The blocks of each kernel.
+    def resolve(self, kernels, schedules, model, data=None):
+        """The pattern in which a model is pruned.
 
         Args:
-            kernels: list of `Kernel`, of which each is pruned.
+            kernels: list of `Kernel`, all that the model has.
+            schedules: dict, path -> schedule, of those that are pruned.
             model: the built model, traced to find its output layers.
             data: optional batch of inputs to trace it with.
 
         Returns:
-            A dict, path -> `Blocks`, without the kernels that a size which
-            was given for all leaves alone; a warning names them.
+            A `Pattern`, without the kernels that a size which was given for
+            all leaves alone; a warning names the first of them.
 
         Raises:
             ValueError: If a key matches nothing, or if a kernel that a key
                 names cannot be pruned in such blocks.
         """
-        named = self.overrides.resolve(kernels)
-        sizes = {k.path: named.get(k.path, self.size) for k in kernels}
-        outputs = set()
+        pruned = [k for k in kernels if k.path in schedules]
+        named = self.overrides.resolve(pruned)
+        sizes = {k.path: named.get(k.path, self.size) for k in pruned}
+        found, left = [], {}
         if patterns.CHANNEL in sizes.values():
-            outputs = output_layers(kernels, model, data)
-        blocks, left = {}, {}
-        for kernel in kernels:
+            wanted = {
+                path: schedules[path]
+                for path, size in sizes.items()
+                if size == patterns.CHANNEL
+            }
+            found, left = _channels(kernels, wanted, model, data)
+        for kernel in pruned:
             size = sizes[kernel.path]
-            reason = _no_blocks(kernel, size, id(kernel.layer) in outputs)
-            if reason and kernel.path in named:
-                raise ValueError(
-                    "`block_size` must be one that the kernel has. Received: "
-                    f"{size!r} for {kernel.path!r}, {reason}"
-                )
+            if size == patterns.CHANNEL:
+                continue
+            reason = _no_blocks(kernel, size)
             if reason:
                 left[kernel.path] = reason
             else:
-                shape = tuple(kernel.variable.shape)
-                axes = _axes(kernel) or (0, len(shape) - 1)
-                blocks[kernel.path] = patterns.Blocks(shape, *axes, size)
+                found.append(_blocks(kernel, size))
+        for path, reason in left.items():
+            if path in named:
+                raise ValueError(
+                    "`block_size` must be one that the kernel has. Received: "
+                    f"{sizes[path]!r} for {path!r}, {reason}"
+                )
         if left:
-            path, reason = next(iter(left.items()))
+            first = {reason: path for path, reason in reversed(left.items())}
+            told = "; ".join(f"{p!r}, {r}" for r, p in first.items())
             warnings.warn(
-                f"block_size={self.size!r} leaves {len(left)} kernels alone, "
-                f"the first of which is {path!r}, {reason}.",
+                f"block_size={self.size!r} leaves {len(left)} of "
+                f"{len(pruned)} kernels alone. The first for each reason: "
+                f"{told}.",
                 stacklevel=2,
             )
-        return blocks
+        order = {kernel.path: i for i, kernel in enumerate(kernels)}
+        found.sort(key=lambda group: order[group.paths[0]])
+        return patterns.Pattern(found)
 
 
-def _no_blocks(kernel, size, is_output):
+def _channels(kernels, wanted, model, data):
+    """The groups of channels of some kernels.
+
+    Args:
+        kernels: list of `Kernel`, all that the model has.
+        wanted: dict, path -> schedule, of those to be pruned by channel.
+        model: the built model.
+        data: optional batch of inputs to trace it with.
+
+    Returns:
+        A pair: list of `Channels`; and dict, path -> why, of those that are
+        wanted and left alone.
+    """
+    paths = {id(v): p for p, v in unique_paths(model.variables).items()}
+    found, left = groups.find(model, kernels, paths)
+    known = {path for group in found for path in group.paths} | left.keys()
+    outputs = None
+    for kernel in kernels:
+        # What no graph tells of: each kernel by itself.
+        if kernel.path in known or kernel.path not in wanted:
+            continue
+        if outputs is None:
+            outputs = output_layers(kernels, model, data)
+        axes = _axes(kernel)
+        if axes is None:
+            left[kernel.path] = _mixing(kernel)
+        elif id(kernel.layer) in outputs:
+            left[kernel.path] = "whose channels are the outputs of the model"
+        else:
+            found.append(groups.alone(kernel, sum(axes)))
+    kept = []
+    for group in found:
+        reason = _why_not_tied(group.paths, wanted)
+        if reason is None:
+            kept.append(group)
+        else:
+            left |= dict.fromkeys(group.paths, reason)
+    return kept, {p: reason for p, reason in left.items() if p in wanted}
+
+
+def _why_not_tied(paths, wanted):
+    """Why kernels that are tied cannot be pruned together, or `None`."""
+    for path in paths:
+        if path not in wanted:
+            return f"which is tied to {path!r}, that is not pruned so"
+        if wanted[path] != wanted[paths[0]]:
+            return (
+                f"which is tied to {path!r}, that has another rate: "
+                f"{wanted[path]} and {wanted[paths[0]]}"
+            )
+    return None
+
+
+def _no_blocks(kernel, size):
     """Why a kernel cannot be pruned in blocks of a size, or `None`."""
     if size is None:
         return None
     axes = _axes(kernel)
     if axes is None:
-        return f"since a {type(kernel.layer).__name__} mixes its units"
-    if size == patterns.CHANNEL and is_output:
-        return "whose channels are the outputs of the model"
-    if size != patterns.CHANNEL and size[0] > 1 and not axes[1]:
+        return _mixing(kernel)
+    along_inputs = isinstance(size, str) or size[0] > 1
+    if along_inputs and not axes[1]:
         return "of which each output has one input alone"
     return None
+
+
+def _blocks(kernel, size):
+    shape = tuple(kernel.variable.shape)
+    axes = _axes(kernel) or (0, len(shape) - 1)
+    kind = patterns.Limited if isinstance(size, str) else patterns.Blocks
+    return kind(kernel.path, shape, *axes, size)
+
+
+def _mixing(kernel):
+    return f"since a {type(kernel.layer).__name__} mixes its units"
 
 
 def _axes(kernel):

@@ -373,7 +373,8 @@ class SearchState:
         pruner = self.pruner
         if not rewinding.parts_rewound(pruner.rewind_to)[0]:
             return []
-        masks, start = pruner.masks, pruner.rewind_point.weights
+        masks = pruner.attachment.all_masks()
+        start = pruner.rewind_point.weights
         seeds = rewinding.seed_paths(pruner.model)
         changed = []
         for path, variable in rewinding.model_state(pruner.model).items():

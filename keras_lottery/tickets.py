@@ -288,9 +288,9 @@ def search_config(pruner, attachment):
             schedule = attachment.schedules.get(kernel.path, alone)
             rates[kernel.path] = schedules.to_config(schedule)
         block_size = {
-            path: patterns.to_text(blocks.size)
-            for path, blocks in attachment.blocks.items()
-            if blocks.size is not None
+            path: patterns.to_text(size)
+            for path, size in attachment.pattern.sizes.items()
+            if size is not None
         }
     else:
         block_size = patterns.to_text(attachment.block_sizes.size)

@@ -17,7 +17,7 @@ from keras_lottery.experiments.arms_at_initialisation import (
 )
 from keras_lottery.experiments.bench import Bench
 from keras_lottery.experiments.run import Run
-from keras_lottery.patterns import Blocks
+from keras_lottery.patterns import Blocks, Pattern
 
 ROUNDS = 2
 LATE = 4
@@ -360,25 +360,25 @@ def test_synflow_of_a_linear_network():
     assert np.array_equal(scores["k1"], [[40], [600]])
 
 
-SINGLE = {
-    "k0": Blocks((2, 2), 0, 1, None), "k1": Blocks((2, 1), 0, 1, None)
-}  # fmt: skip
+SINGLE = Pattern(
+    [Blocks("k0", (2, 2), 0, 1, None), Blocks("k1", (2, 1), 0, 1, None)]
+)
 
 
 def test_synflow_looks_again_after_each_step():
     first = np.array([[1.0, -2.0], [-3.0, 4.0]], "float32")
     second = np.array([[-10.0], [100.0]], "float32")
     masks = synflow_masks(
-        *linear(first, second), count=3, blocks=SINGLE, steps=1
+        *linear(first, second), count=3, pattern=SINGLE, steps=1
     )
     assert np.array_equal(masks["k0"], [[0, 1], [0, 1]])
     assert np.array_equal(masks["k1"], [[0], [1]])
     # All weights of the narrow layer outscore all of the wide one. At once,
     # nothing is left of that.
     layers = np.ones((2, 4), "float32"), np.ones((4, 1), "float32")
-    at_once = synflow_masks(*linear(*layers), count=3, blocks=SINGLE, steps=1)
+    at_once = synflow_masks(*linear(*layers), count=3, pattern=SINGLE, steps=1)
     assert counts(at_once) == [0, 3]
-    masks = synflow_masks(*linear(*layers), count=3, blocks=SINGLE)
+    masks = synflow_masks(*linear(*layers), count=3, pattern=SINGLE)
     assert sum(counts(masks)) == 3
     assert (masks["k0"].any(axis=0) & masks["k1"][:, 0]).any()
 
@@ -457,8 +457,8 @@ def test_every_arm_keeps_whole_blocks(blocks_of_4, arm):
     bench, results = blocks_of_4
     assert {r.level for r in results if r.arm == arm} == {0, 1}
     kept = 0
-    for mask in bench.start(arm, 1).masks.values():
-        blocks = Blocks(mask.shape, 0, 1, (4, 1))
-        assert np.array_equal(blocks.mask(blocks.kept(mask)), mask)
-        kept += np.count_nonzero(blocks.kept(mask))
+    for path, mask in bench.start(arm, 1).masks.items():
+        blocks, masks = Blocks(path, mask.shape, 0, 1, (4, 1)), {path: mask}
+        assert np.array_equal(blocks.spread(blocks.kept(masks)), mask)
+        kept += np.count_nonzero(blocks.kept(masks))
     assert kept == bench.kept(1)

@@ -13,7 +13,7 @@ from keras import layers
 import keras_lottery
 from keras_lottery import models
 from keras_lottery.export.compaction import compact
-from keras_lottery.export.graph import plain
+from keras_lottery.graph import plain
 from keras_lottery.keras_internals import functional_of, operation_of
 
 ACTIVATIONS = (

@@ -10,7 +10,7 @@ from keras_lottery import wrap
 from keras_lottery.export import gains as gains_module
 from keras_lottery.export import measure_gains, measure_width_gains, serving
 
-FORMS = ["dense", "masked", "compacted", "sparse", "int8"]
+FORMS = ["dense", "masked", "compacted", "dense_litert", "litert", "int8"]
 
 
 def network():
@@ -64,8 +64,13 @@ def test_every_form_is_measured(measured):
     for form, net in (("dense", dense), ("masked", model)):
         right = np.argmax(net.predict(x, verbose=0), -1) == y
         assert by_form[form].accuracy == pytest.approx(right.mean())
-    for form in ("compacted", "sparse"):
+    for form in ("compacted", "litert"):
         assert by_form[form].accuracy == by_form["masked"].accuracy
+    # Two for each weight of a kernel, and the biases and activations.
+    kernels = {"dense": 6 * 32 + 32 * 3, "compacted": 6 * 8 + 8 * 3}
+    for form, weights in kernels.items():
+        assert 0 <= by_form[form].flops - 2 * weights < 100
+    assert by_form["compacted"].parameters == 6 * 8 + 8 + 8 * 3 + 3
     assert by_form["int8"].bytes < by_form["masked"].bytes
     assert by_form["compacted"].note == "units removed: hidden 24"
 
@@ -80,7 +85,7 @@ def test_as_a_table_and_as_a_frame(measured, tmp_path):
     assert len(starts) == 1 and all(line == line.rstrip() for line in lines)
     gains.to_csv(str(tmp_path / "new" / "gains.csv"))
     text = (tmp_path / "new" / "gains.csv").read_text()
-    assert text.startswith("form,bytes,") and text.count("\n") == 6
+    assert text.startswith("form,bytes,") and text.count("\n") == 7
     frame = gains.to_pandas()
     assert list(frame["form"]) == FORMS
     assert frame["milliseconds_at_8"][1] == 1e3 * gains[1].seconds[8]

@@ -8,6 +8,7 @@ import pytest
 from small import arrays, compiled, data, fit, mlp, same
 
 import keras_lottery
+from keras_lottery.export import litert as litert_module
 from keras_lottery.export.litert import interpret, to_litert
 
 layers = keras.layers
@@ -81,7 +82,9 @@ def test_8_bits_take_a_quarter(tmp_path):
     )
     x = np.random.default_rng(0).normal(size=(9, 64)).astype("float32")
     full, dynamic, int8 = (
-        to_litert(model, tmp_path / "m", quantize, representative=x).bytes
+        to_litert(
+            model, tmp_path / "m", quantize, representative=x, sparse=False
+        ).bytes
         for quantize in (None, "dynamic", "int8")
     )
     assert full > 3 * dynamic and full > 3 * int8
@@ -124,7 +127,7 @@ def test_which_kernel_runs_a_layer_is_read_from_the_file(
         model, rate=0.7, output_rate=0.1, block_size=block_size
     )
     model.lottery.prune()
-    dense = to_litert(model, tmp_path / "dense")
+    dense = to_litert(model, tmp_path / "dense", sparse=False)
     assert [layer.kernel for layer in dense.layers] == ["dense", "dense"]
     file = to_litert(model, tmp_path / "sparse", sparse=True)
     hidden, head = file.layers
@@ -133,6 +136,42 @@ def test_which_kernel_runs_a_layer_is_read_from_the_file(
     assert (hidden.kernel, head.kernel) == (kernel, "dense")
     expected = list(model.lottery.densities().values())
     assert [hidden.density, head.density] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "speed, kernel", [(2.0, "sparse"), (0.96, "sparse"), (0.5, "dense")]
+)
+def test_the_default_is_what_is_measured_to_be_faster(
+    speed, kernel, tmp_path, monkeypatch
+):
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(96)])
+    model = keras_lottery.wrap(model, output_rate=0.7, block_size="4x1")
+    model.lottery.prune()
+    sizes = []
+
+    def measure(functions, x, batch_sizes):
+        assert len({tuple(np.shape(f(x[:3]))) for f in functions}) == 1
+        sizes.append(batch_sizes)
+        return [{1: 1.0, 8: 1.0}, {1: 0.1, 8: 1 / speed}]
+
+    monkeypatch.setattr(litert_module, "latencies", measure)
+    file = to_litert(model, tmp_path / "m", batch_sizes=(1, 8))
+    assert sizes == [(1, 8)]
+    assert [layer.kernel for layer in file.layers] == [kernel]
+    assert file.encoding.startswith(kernel)
+    assert f"{speed:.2f} times as fast at batch 8" in file.encoding
+    assert file.encoding in file.summary() and "FULLY" in file.summary()
+
+
+def test_without_zeros_or_a_sparse_encoding_nothing_is_measured(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(litert_module, "latencies", None)
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(96)])
+    file = to_litert(model, tmp_path / "m")
+    assert file.encoding == "dense: few weights are zero"
+    file = to_litert(sparse(model, 0.3), tmp_path / "m", "dynamic")
+    assert "gets it wrong" in file.encoding
 
 
 def test_a_sparse_encoding_that_loses_weights_is_refused(tmp_path):

@@ -194,7 +194,6 @@ def test_a_model_that_answers_otherwise_is_refused(verified_here, tmp_path):
     [
         ({"level": 0}, "`level` must be None for a model that is not wrapped"),
         ({"name": "a b"}, "`name` must be letters"),
-        ({"sparse": True}, '`sparse` must be None, "auto" or'),
         ({"examples": np.ones((3, 5))}, "`examples` must have shape"),
         ({"version": -1}, "`version` must be an integer"),
     ],
@@ -293,9 +292,7 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-def test_compacted_and_sparse_models_keep_names_and_answers(
-    verified_here, tmp_path
-):
+def test_compacted_models_keep_names_and_answers(verified_here, tmp_path):
     model = small.mlp()
     kernel, bias = model.layers[0].get_weights()
     kernel[:, :2] = 0
@@ -305,7 +302,6 @@ def test_compacted_and_sparse_models_keep_names_and_answers(
     for name, how in [
         ("dense", {}),
         ("compact", {"compact": True}),
-        ("sparse", {"sparse": (4,)}),
     ]:
         done = to_serving(model, tmp_path / name, examples=x, **how)
         assert list(done.inputs) == ["inputs"]
@@ -314,5 +310,3 @@ def test_compacted_and_sparse_models_keep_names_and_answers(
     assert weights["dense"] - weights["compact"] == 2 * (4 + 1 + 3)
     with open(tmp_path / "compact/1" / PROVENANCE_FILE) as file:
         assert json.load(file)["removed"] == {"hidden": 2}
-    with open(tmp_path / "sparse/1" / PROVENANCE_FILE) as file:
-        assert len(json.load(file)["sparse"]) == 2

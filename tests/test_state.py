@@ -802,7 +802,6 @@ def test_every_export_refuses_a_model_that_was_rewound(tmp_path):
     fit(model)
     exports = [
         lambda: export.compact(model),
-        lambda: export.sparsify(model, batch_sizes=(1,)),
         lambda: model.export(tmp_path / "m", verbose=False),
         lambda: export.to_litert(model, tmp_path / "m.tflite"),
         lambda: export.to_serving(model, tmp_path / "serving"),

@@ -2,34 +2,51 @@
 
     python tools/measure_gains.py --run_dir=runs/lenet_mnist
     python tools/measure_gains.py --width=4096 --dataset=mnist
+    python tools/measure_gains.py --run_dirs=runs/single,runs/blocks
 
 Of a run it measures the level that tools/export_ticket.py exports, compared
-with level 0. With --width it first trains a network with two hidden layers of
-that width, and prunes it in a few large rounds. The forms (dense, masked,
-compacted, sparse and int8) are called alternately. Run nothing else meanwhile.
+with level 0, in every form: dense, masked, compacted, and as LiteRT files.
+With --width it first trains a network with two hidden layers of that width,
+and prunes it in a few large rounds. With --run_dirs it measures every level of
+runs of one network, and draws accuracy against latency and size: in the first
+run's directory, where its report shows them, or in --output. All that is
+compared is called alternately. Run nothing else meanwhile.
 """
+
+import os
 
 import common
 from absl import flags
 
 common.start()
 
+from keras_lottery import report  # noqa: E402
 from keras_lottery.export import (  # noqa: E402
     measure_run_gains,
+    measure_tradeoff,
     measure_width_gains,
 )
 
-_WIDTH = ("width", "dataset", "rounds", "rate", "epochs")
+_WIDTH = ("width", "dataset", "rounds", "rate", "epochs", "block_size")
+_TRADEOFF = ("run_dirs", "forms")
 FLAGS = flags.FLAGS
 
 common.define_flags(measure_run_gains, run_dir=None)
 common.define_flags(measure_width_gains, _WIDTH, width=None)
-flags.DEFINE_string("output", None, "A CSV file to write the table to.")
+common.define_flags(measure_tradeoff, _TRADEOFF, run_dirs=())
+flags.DEFINE_string(
+    "output", None, "A CSV file to write the table to; with --run_dirs a "
+    "directory, for tradeoff.csv and its figure.",
+)  # fmt: skip
 
 
 def main():
-    if bool(FLAGS.run_dir) == bool(FLAGS.width):
-        raise ValueError("One of --run_dir and --width must be given.")
+    if sum(map(bool, (FLAGS.run_dir, FLAGS.width, FLAGS.run_dirs))) != 1:
+        raise ValueError(
+            "One of --run_dir, --width and --run_dirs must be given."
+        )
+    if FLAGS.run_dirs:
+        return _tradeoff()
     if FLAGS.run_dir:
         gains = measure_run_gains(**common.values(measure_run_gains))
     else:
@@ -42,6 +59,23 @@ def main():
     if FLAGS.output:
         gains.to_csv(FLAGS.output)
         print(f"\nThe table is also in {FLAGS.output}")
+
+
+def _tradeoff():
+    points = measure_tradeoff(
+        **common.values(measure_tradeoff, _TRADEOFF),
+        trial=FLAGS.trial,
+        data_dir=FLAGS.data_dir,
+    )
+    output = FLAGS.output or FLAGS.run_dirs[0]
+    os.makedirs(output, exist_ok=True)
+    points.to_csv(os.path.join(output, "tradeoff.csv"))
+    figure = report.tradeoff(points.to_pandas())
+    for name, content in figure.files.items():
+        with open(os.path.join(output, name), "wb") as file:
+            file.write(content)
+    print(points.table())
+    print(f"\nThe table and the figure are in {output}")
 
 
 if __name__ == "__main__":

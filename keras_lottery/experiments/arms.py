@@ -11,7 +11,6 @@ import functools
 import numpy as np
 
 from keras_lottery import masks as masks_lib
-from keras_lottery import patterns
 from keras_lottery.tickets import Ticket
 
 ARMS: dict[str, "Arm"] = {}
@@ -244,26 +243,25 @@ def global_(bench, level):
         return bench.dense()
     before = bench.trained("global", level - 1)
     scores = bench.scores(before)
-    kept, blocks = bench.kept(level), bench.blocks
-    masks = keep_highest(before.masks, kept, scores, blocks)
+    masks = keep_highest(before.masks, bench.kept(level), scores, bench.pattern)
     return Ticket(masks, before.rewind_point)
 
 
-def keep_highest(masks, count, score, blocks):
+def keep_highest(masks, count, score, pattern):
     """Masks nested in these, the highest-scored of all layers together.
 
     Args:
         masks: dict, weight path -> boolean array.
         count: int, of blocks, at most as many as survive in `masks`.
         score: function, weight path -> array.
-        blocks: dict, weight path -> `Blocks`.
+        pattern: `Pattern`.
 
     Returns:
         A dict, weight path -> boolean array, in which `count` blocks survive.
     """
-    rate = 1 - count / patterns.count(blocks, masks)
-    return patterns.prune(
-        blocks,
+    # Patterns may have pruned more than was asked for.
+    rate = max(0.0, 1 - count / pattern.count(masks))
+    return pattern.prune(
         masks,
         score,
         lambda kept, means: masks_lib.prune_global(kept, rate, means),
@@ -284,10 +282,5 @@ def check(experiment):
 
 def _shuffled(bench, level, *purpose):
     rng = np.random.default_rng(bench.seed(*purpose))
-    masks = {}
-    for path, mask in bench.start("ticket", level).masks.items():
-        blocks = bench.blocks[path]
-        kept = blocks.kept(mask)
-        kept = rng.permutation(kept.ravel()).reshape(kept.shape)
-        masks[path] = blocks.mask(kept)
-    return masks
+    masks = bench.start("ticket", level).masks
+    return bench.pattern.shuffled(masks, rng)

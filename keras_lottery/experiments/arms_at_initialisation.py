@@ -8,7 +8,6 @@ are computed in float32 on a plain model that is thrown away; the lowest go.
 import numpy as np
 import tensorflow as tf
 
-from keras_lottery import patterns
 from keras_lottery.experiments.arms import arm, keep_highest
 
 _BATCH = 100
@@ -52,7 +51,7 @@ def synflow(bench, level):
     if level == 0:
         return bench.dense()
     model, kernels = bench.initial_model()
-    masks = synflow_masks(model, kernels, bench.kept(level), bench.blocks)
+    masks = synflow_masks(model, kernels, bench.kept(level), bench.pattern)
     return bench.with_weights(masks, bench.initial)
 
 
@@ -109,14 +108,14 @@ def grasp_scores(model, kernels, batches):
     }
 
 
-def synflow_masks(model, kernels, count, blocks, steps=_SYNFLOW_STEPS):
+def synflow_masks(model, kernels, count, pattern, steps=_SYNFLOW_STEPS):
     """Masks that keep `count` blocks, found in exponential steps.
 
     Args:
         model: `keras.Model`. Its weights are lost.
         kernels: dict, path -> `keras.Variable`.
         count: int, at least 1.
-        blocks: dict, path -> `Blocks`.
+        pattern: `Pattern`.
         steps: int. After step k of n the density is the last one to the
             power of k / n.
 
@@ -126,11 +125,11 @@ def synflow_masks(model, kernels, count, blocks, steps=_SYNFLOW_STEPS):
     for variable in model.trainable_variables:
         variable.assign(np.abs(variable.numpy()))
     masks = {p: np.ones(v.shape, bool) for p, v in kernels.items()}
-    total = patterns.count(blocks, masks)
+    total = pattern.count(masks)
     for step in range(1, steps + 1):
         kept = round(total * (count / total) ** (step / steps))
         scores = synflow_scores(model, kernels)
-        masks = keep_highest(masks, kept, scores.get, blocks)
+        masks = keep_highest(masks, kept, scores.get, pattern)
         for path, variable in kernels.items():
             variable.assign(np.where(masks[path], variable.numpy(), 0.0))
     return masks
@@ -162,7 +161,7 @@ def _pruned(bench, level, score):
         return bench.dense()
     scores = bench.once(_scores, bench, score)
     masks, kept = bench.dense().masks, bench.kept(level)
-    masks = keep_highest(masks, kept, scores.get, bench.blocks)
+    masks = keep_highest(masks, kept, scores.get, bench.pattern)
     return bench.with_weights(masks, bench.initial)
 
 

@@ -12,7 +12,6 @@ import time
 import keras
 import numpy as np
 
-from keras_lottery import patterns
 from keras_lottery.experiments import model_builder
 from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.store import training_key
@@ -186,9 +185,9 @@ class Bench:
         )
 
     @property
-    def blocks(self):
-        """Dict, weight path -> `Blocks`: what is pruned as one."""
-        return self.pruner.attachment.blocks
+    def pattern(self):
+        """`Pattern`: what is pruned as one."""
+        return self.pruner.attachment.pattern
 
     def kept(self, level):
         """How many blocks (or weights) the ticket of a level keeps.
@@ -200,7 +199,7 @@ class Bench:
     def _counts(self, rounds):
         ticket, counts = self.dense(), []
         for level in range(rounds + 1):
-            counts.append(patterns.count(self.blocks, ticket.masks))
+            counts.append(self.pattern.count(ticket.masks))
             ticket.level = level
             ticket.masks = self.next_masks(ticket, self.initial)
         return counts

@@ -38,8 +38,9 @@ class Experiment(Protocol):
         scope: optional str, `"layerwise"` or `"global"`.
         criterion: str, of `keras_lottery.criteria`.
         block_size: optional str, what is pruned as one: `"4x1"`, so many
-            inputs of so many outputs; or `"channel"`, all that leads to one
-            unit or filter. Defaults to `"1x1"`, single weights.
+            inputs of so many outputs; `"2:4"`, single weights of which at
+            most 2 of every 4 inputs survive; or `"channel"`, all that leads
+            to one unit or filter. Defaults to `"1x1"`, single weights.
         rewind_to: int, the training step of the rewind point.
         late_rewind_to: optional int, that of the arm `late_rewind`. Defaults
             to a fiftieth of `iterations`, at least 1.

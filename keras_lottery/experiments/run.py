@@ -7,6 +7,7 @@
     trainings/KEY.training its row and its curves, by the key of the training
     tickets/trial_0/...    the ticket of each level, with its trained weights
     places.jsonl           which training stands at which place of the plan
+    tradeoff.csv           accuracy against latency, if that was measured
 
 Files appear whole or not at all, and one that is damaged is named and
 trained again.
@@ -14,11 +15,13 @@ trained again.
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 
 import filelock
 import keras
+import pandas
 from absl import logging
 
 from keras_lottery import files
@@ -31,7 +34,7 @@ from keras_lottery.tickets import Ticket
 
 _EXPERIMENT, _BACKEND = "experiment.json", "backend.json"
 _ENVIRONMENT, _RESULTS = "environment.json", "results.csv"
-_PLACES = "places.jsonl"
+_PLACES, _TRADEOFF = "places.jsonl", "tradeoff.csv"
 _LOCK, _OWNER = ".lock", ".lock.owner"
 _CURVES = ("iterations", "val_loss", "val_accuracy", "train_loss")
 
@@ -203,6 +206,12 @@ class Run:
     def write_results(self, results):
         """Writes `results.csv`."""
         self.write(_RESULTS, to_csv(results))
+
+    @property
+    def tradeoff(self):
+        """The `pandas.DataFrame` in `tradeoff.csv`; `None` without."""
+        text = self._read_text(_TRADEOFF)
+        return None if text is None else pandas.read_csv(io.StringIO(text))
 
     def save_training(self, key, record, training):
         """Writes a training's row and curves.

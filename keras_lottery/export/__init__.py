@@ -1,4 +1,4 @@
-"""Export: TensorFlow Serving, LiteRT, compaction, sparse kernels, tfmot."""
+"""Export: TensorFlow Serving, LiteRT, compaction, tfmot."""
 
 from keras_lottery.experiments import RunModel
 from keras_lottery.export.compaction import Compacted, compact
@@ -17,18 +17,20 @@ from keras_lottery.export.run_export import (
     model_of_run,
 )
 from keras_lottery.export.serving import Served, to_serving
-from keras_lottery.export.sparse import Sparsified, sparsify
 from keras_lottery.export.tfmot import TfmotFile, from_tfmot, to_tfmot_litert
+from keras_lottery.export.tradeoff import Point, Tradeoff, measure_tradeoff
 
 __all__ = [
     "Compacted",
     "ExportedRun",
     "Gain",
     "Gains",
+    "Point",
+    "Tradeoff",
+    "measure_tradeoff",
     "LitertFile",
     "RunModel",
     "Served",
-    "Sparsified",
     "TfmotFile",
     "accuracy",
     "compact",
@@ -38,7 +40,6 @@ __all__ = [
     "measure_run_gains",
     "measure_width_gains",
     "model_of_run",
-    "sparsify",
     "to_litert",
     "to_serving",
     "to_tfmot_litert",

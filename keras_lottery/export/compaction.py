@@ -12,15 +12,16 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_lottery.export.channels import (
+from keras_lottery.channels import (
     PLACEHOLDER,
+    Heads,
     Linear,
     Opaque,
     claim,
-    rule_of,
+    rules_of,
     unknown,
 )
-from keras_lottery.export.graph import graph_of, rebuild
+from keras_lottery.graph import graph_of, rebuild
 
 
 @dataclasses.dataclass
@@ -29,7 +30,8 @@ class Compacted:
 
     Args:
         model: the smaller `keras.Model`: plain, functional, not compiled.
-        removed: dict, layer name -> number of its units that were removed.
+        removed: dict, layer name -> number of its units, or of its heads of
+            attention, that were removed.
         left: dict, layer name -> why it, or some of its dead units, stayed.
     """
 
@@ -41,7 +43,8 @@ class Compacted:
 def compact(model):
     """Removes dead units: the same outputs from a smaller model.
 
-    A unit whose incoming or outgoing weights are all zero is removed. That
+    A unit whose incoming or outgoing weights are all zero is removed, and so
+    is a head of attention whose values are, or what is made of them. That
     may leave others without connections, which are removed as well. The
     outputs at inference are the same to rounding: units for which that cannot
     be shown are kept. Inputs and outputs keep their names and shapes; nested
@@ -70,8 +73,7 @@ def compact(model):
     ```
     """
     graph = graph_of(model)
-    calls = collections.Counter(id(call.layer) for call in graph.calls)
-    rules = {call: rule_of(call, calls[id(call.layer)]) for call in graph.calls}
+    rules = rules_of(graph)
     values = _constants(graph, rules)
     used, needed = _needs(graph, rules, values)
     kept = {edge: needed[edge] > 0 for edge in needed}
@@ -83,6 +85,10 @@ def compact(model):
     smaller = rebuild(graph, make)
     removed, left = {}, {}
     for call, rule in rules.items():
+        if isinstance(rule, Heads):
+            gone = int(np.count_nonzero(~rule.kept()))
+            if gone:
+                removed[call.name] = gone
         if isinstance(rule, Opaque):
             left[call.name] = f"it {rule.reason}"
         elif isinstance(rule, Linear):

@@ -7,18 +7,16 @@ import tempfile
 import keras
 import numpy as np
 import pandas
+import tensorflow as tf
 
 from keras_lottery import datasets
 from keras_lottery.checks import check_integer
 from keras_lottery.export.compaction import compact
 from keras_lottery.export.litert import to_litert
 from keras_lottery.export.serving import to_serving
-from keras_lottery.export.sparse import median_seconds, sparsify
+from keras_lottery.export.timing import latencies
 from keras_lottery.wrapping import wrap
 
-# A measurement is repeated for about so many seconds, within these limits.
-_SECONDS = 1.0
-_REPETITIONS = (5, 200)
 # Number of training examples that give int8 the ranges of activations.
 _REPRESENTATIVE = 256
 
@@ -34,6 +32,9 @@ class Gain:
         compressed_bytes: int, the same compressed.
         seconds: dict, batch size -> median seconds of a request.
         accuracy: float, on the test set, a fraction.
+        parameters: int, numbers in the model's weights.
+        flops: int, floating-point operations for one example, two for each
+            multiplication and addition, whether or not a weight is zero.
         note: str, what was changed for this form.
     """
 
@@ -42,6 +43,8 @@ class Gain:
     compressed_bytes: int
     seconds: dict
     accuracy: float
+    parameters: int
+    flops: int
     note: str = ""
 
 
@@ -87,6 +90,8 @@ class Gains(list):
                 f"milliseconds_at_{size}": (f"batch {size}", "{:.3g} ms".format)
                 for size in self[0].seconds
             },
+            "parameters": ("parameters", "{:,}".format),
+            "flops": ("MFLOPs", lambda count: f"{count / 1e6:,.2f}"),
             "accuracy": ("accuracy", "{:.2%}".format),
             "note": ("", "  {}".format),
         }
@@ -114,10 +119,10 @@ def measure_gains(
     """Exports a ticket in every form and measures each of them.
 
     The forms are `dense`; `masked`, the ticket as it is; `compacted`, without
-    dead units; `sparse`, compacted, with sparse kernels where they are
-    faster; and `int8`, a LiteRT file of the compacted model. All but the last
-    are SavedModels, called through `serving_default` as TensorFlow Serving
-    does. The forms are called alternately.
+    dead units: SavedModels, called through `serving_default` as TensorFlow
+    Serving does; and LiteRT files, run on one thread: `dense_litert`; the
+    compacted model as `litert` and as `int8`, with sparse kernels where these
+    are measured to be faster. The forms are called alternately.
 
     Args:
         model: `keras.Model`, wrapped or not: one image or vector in, one
@@ -145,29 +150,45 @@ def measure_gains(
         check_integer("batch_sizes", size, minimum=1)
     x, y = test
     smaller = compact(model)
-    sparse = sparsify(smaller.model, batch_sizes)
-    forms = {"dense": (dense, "")} if dense is not None else {}
-    forms["masked"] = model, ""
-    forms["compacted"] = smaller.model, _removed(smaller.removed)
-    forms["sparse"] = sparse.model, _sparse(sparse.layers)
+    served = {"dense": (dense, "")} if dense is not None else {}
+    served["masked"] = model, ""
+    served["compacted"] = smaller.model, _removed(smaller.removed)
+    files = {"dense_litert": (dense, None)} if dense is not None else {}
+    files["litert"] = smaller.model, None
+    if representative is not None:
+        representative = representative[:_REPRESENTATIVE]
+        files["int8"] = smaller.model, "int8"
+    models = {form: each for form, (each, _) in (served | files).items()}
     with tempfile.TemporaryDirectory() as directory:
         exported = {
             form: (*_served(each, directory, form, x), note)
-            for form, (each, note) in forms.items()
+            for form, (each, note) in served.items()
         }
-        if representative is not None:
-            path = os.path.join(directory, "int8.tflite")
-            exported["int8"] = (
-                *_interpreted(smaller.model, path, representative),
-                "LiteRT, one thread",
+        for form, (each, quantize) in files.items():
+            file = to_litert(
+                each,
+                os.path.join(directory, form),
+                quantize,
+                representative=representative,
+                batch_sizes=batch_sizes,
             )
-        functions = {
-            form: function for form, (_, function, _) in exported.items()
-        }
-        seconds = _latencies(functions, x, batch_sizes)
+            size = file.bytes, file.compressed_bytes
+            exported[form] = size, file.load(), file.encoding
+        functions = [function for _, function, _ in exported.values()]
+        seconds = latencies(functions, x, batch_sizes)
         return Gains(
-            Gain(form, *size, seconds[form], accuracy(function, x, y), note)
-            for form, (size, function, note) in exported.items()
+            Gain(
+                form,
+                *size,
+                times,
+                accuracy(function, x, y),
+                models[form].count_params(),
+                count_flops(models[form]),
+                note,
+            )
+            for times, (form, (size, function, note)) in zip(
+                seconds, exported.items()
+            )
         )
 
 
@@ -177,6 +198,7 @@ def measure_width_gains(
     rounds: int = 3,
     rate: float = 0.7,
     epochs: int = 1,
+    block_size: str | None = None,
     verbose="auto",
     data_dir: str | None = None,
 ):
@@ -192,6 +214,7 @@ def measure_width_gains(
         rate: float, the fraction of the surviving weights that a round
             removes, and half of it in the output layer.
         epochs: int, of each training.
+        block_size: optional str, what is pruned as one: `"4x1"`, `"channel"`.
         verbose: as in `keras.Model.fit`.
         data_dir: optional str, where TFDS has the data set.
 
@@ -202,7 +225,7 @@ def measure_width_gains(
     check_integer("rounds", rounds, minimum=1)
     data = datasets.load(dataset, data_dir=data_dir)
     model, dense = _wide_network(width, data), _wide_network(width, data)
-    wrap(model, rate=rate, output_rate=rate / 2)
+    wrap(model, rate=rate, output_rate=rate / 2, block_size=block_size)
     model.compile(
         keras.optimizers.Adam(1e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -245,26 +268,25 @@ def _served(model, directory, form, x):
     return (served.bytes, served.compressed_bytes), served.load()
 
 
-def _interpreted(model, path, representative):
-    """(bytes, compressed bytes) and the function in the LiteRT file."""
-    file = to_litert(
-        model, path, "int8", representative=representative[:_REPRESENTATIVE]
-    )
-    return (file.bytes, file.compressed_bytes), file.load()
+def count_flops(model):
+    """Floating-point operations of a model for one example.
 
+    Args:
+        model: a built `keras.Model` with one input.
 
-def _latencies(functions, x, batch_sizes):
-    """Dict, form -> dict, batch size -> median seconds."""
-    seconds = {form: {} for form in functions}
-    low, high = _REPETITIONS
-    for size in batch_sizes:
-        batch = np.resize(x, (size, *x.shape[1:]))
-        once = sum(median_seconds(functions.values(), batch, 1))
-        repetitions = int(min(max(_SECONDS / once, low), high))
-        medians = median_seconds(functions.values(), batch, repetitions)
-        for form, median in zip(functions, medians):
-            seconds[form][size] = median
-    return seconds
+    Returns:
+        An int: two for each multiplication and addition of a kernel, whether
+        or not the weight is zero, and one for each other.
+    """
+    spec = tf.TensorSpec((1, *model.input_shape[1:]), model.inputs[0].dtype)
+    function = tf.function(lambda x: model(x, training=False))
+    graph = function.get_concrete_function(spec).graph
+    profiler = tf.compat.v1.profiler
+    options = profiler.ProfileOptionBuilder(
+        profiler.ProfileOptionBuilder.float_operation()
+    ).with_empty_output()
+    found = profiler.profile(graph, options=options.build())
+    return int(found.total_float_ops)
 
 
 def accuracy(function, x, y, batch_size=256):
@@ -288,10 +310,3 @@ def accuracy(function, x, y, batch_size=256):
 def _removed(removed):
     units = ", ".join(f"{name} {count}" for name, count in removed.items())
     return f"units removed: {units}" if units else "no unit is dead"
-
-
-def _sparse(layers):
-    chosen = [choice.name for choice in layers if choice.chosen]
-    if chosen:
-        return f"sparse: {', '.join(chosen)}"
-    return "no layer is faster sparse at every batch size"

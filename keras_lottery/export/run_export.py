@@ -16,7 +16,7 @@ _EXAMPLES = 256
 # The arguments that only one format has, and their defaults.
 _OPTIONS = {
     "serving": {"version": None, "softmax": False},
-    "litert": {"quantize": None},
+    "litert": {"quantize": None, "sparse": False},
 }
 
 
@@ -117,9 +117,9 @@ def export_run(
         version: optional int, with `"serving"`. Defaults to the next one.
         quantize: with `"litert"`: `None`, `"dynamic"` or `"int8"`.
         compact: bool, whether units that are never used are removed.
-        sparse: bool. With `"serving"`, kernels are stored sparse where that
-            is measured to be faster; with `"litert"`, weights are stored
-            without their zeros.
+        sparse: bool, with `"litert"`: whether weights are stored without
+            their zeros in any case, and not only where that is measured to be
+            no slower.
         softmax: bool, with `"serving"`: probabilities instead of logits.
         name: optional str, the name to serve it by, or of the file. Defaults
             to that of `output_dir`.
@@ -139,8 +139,15 @@ def export_run(
     print(export_run("runs/lenet_mnist", "served/lenet").summary())
     ```
     """
-    options = {"version": version, "softmax": softmax, "quantize": quantize}
-    _check_format(format, options)
+    _check_format(
+        format,
+        {
+            "version": version,
+            "softmax": softmax,
+            "quantize": quantize,
+            "sparse": sparse,
+        },
+    )
     run = model_of_run(run_dir, level, trial, arm, data_dir)
     if format == "serving":
         written = to_serving(
@@ -148,7 +155,6 @@ def export_run(
             output_dir,
             version,
             compact=compact,
-            sparse="auto" if sparse else None,
             softmax=softmax,
             examples=run.data.test[0][:_EXAMPLES],
             name=name,
@@ -164,7 +170,7 @@ def export_run(
             os.path.join(output_dir, f"{name}.tflite"),
             quantize,
             representative=run.data.train[0][:_EXAMPLES],
-            sparse=sparse,
+            sparse=sparse or "auto",
         )
     x, y = run.data.test
     return ExportedRun(

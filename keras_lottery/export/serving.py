@@ -21,7 +21,6 @@ from keras_lottery.export.saved_model import (
     verify_saved_model,
     write_saved_model,
 )
-from keras_lottery.export.sparse import sparsify
 from keras_lottery.keras_internals import flatten_layers
 from keras_lottery.rewinding import model_state
 from keras_lottery.scopes import check_model
@@ -118,7 +117,6 @@ def to_serving(
     *,
     level=None,
     compact=False,
-    sparse=None,
     preprocess=None,
     softmax=False,
     examples=None,
@@ -145,9 +143,6 @@ def to_serving(
         level: optional int, a trained level of a wrapped model's search, -1
             for the last.
         compact: bool, whether units that are never used are removed first.
-        sparse: `None`; `"auto"`: the kernels of dense layers are stored as
-            sparse matrices where that is measured to be faster; or a tuple,
-            the batch sizes to measure it at.
         preprocess: optional callable of TensorFlow or Keras operations, from
             raw inputs to the model's. The raw inputs are specified by its
             `input_signature` if it is a `tf.function` that has one, else by
@@ -183,13 +178,12 @@ def to_serving(
     """
     new = serving_files.VersionDirectory(base_dir, version)
     name = _checked_name(name, new.base_dir)
-    _check_sparse(sparse)
     with weights_of(model, level) as index:
         endpoint = Endpoint(model, preprocess, softmax, examples)
         inputs = named_examples(endpoint.inputs, examples)
         # First of all, since it builds what is not built yet.
         expected = endpoint.answers(inputs)
-        smaller, changes = _smaller(model, compact, sparse)
+        smaller, changes = _smaller(model, compact)
         function = endpoint.of(smaller).trace()
         holders = _layers(smaller, preprocess)
         bare_module(function, holders=holders)
@@ -268,18 +262,12 @@ def sizes(directory):
     return size, compressed
 
 
-def _smaller(model, compact, sparse):
-    """The compacted or sparse model, and what was changed, for provenance."""
-    changes = {}
-    if compact:
-        result = compaction.compact(model)
-        model = result.model
-        changes["removed"], changes["left"] = result.removed, result.left
-    if sparse:
-        sizes = {} if sparse == "auto" else {"batch_sizes": sparse}
-        result = sparsify(model, **sizes)
-        model, changes["sparse"] = result.model, result.layers
-    return model, changes
+def _smaller(model, compact):
+    """The compacted model, and what was removed, for provenance."""
+    if not compact:
+        return model, {}
+    result = compaction.compact(model)
+    return result.model, {"removed": result.removed, "left": result.left}
 
 
 def _layers(model, preprocess):
@@ -306,14 +294,6 @@ def _checked_name(name, base_dir):
             f"part of an address. Received: name={name!r}"
         )
     return name
-
-
-def _check_sparse(sparse):
-    if sparse not in (None, "auto") and not isinstance(sparse, tuple):
-        raise ValueError(
-            '`sparse` must be None, "auto" or a tuple of batch sizes. '
-            f"Received: sparse={sparse!r}"
-        )
 
 
 @contextlib.contextmanager

@@ -173,7 +173,7 @@ def layer_densities(layers, densities):
                 axes, positions, points, len(values), label=name, **style
             )
         axes.set_yscale("log")
-        _ticks_without_powers(axes)
+        _ticks_without_powers(axes.yaxis)
         long = max(map(len, layers)) * len(layers) > 45
         axes.set_xticks(
             positions,
@@ -317,6 +317,57 @@ def weight_histograms(survivors, layer):
     return figure
 
 
+def tradeoff(frame, batch_size):
+    """Accuracy against latency and against size, side by side.
+
+    One point a level; the dense network's is a star. Arms with the same masks
+    have one colour.
+
+    Args:
+        frame: `pandas.DataFrame` of `export.Tradeoff`.
+        batch_size: int, of which the latency is drawn.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    columns = (
+        (f"milliseconds_at_{batch_size}", f"milliseconds, batch {batch_size}"),
+        ("kilobytes", "kilobytes of the file"),
+    )
+    frame = frame.assign(kilobytes=frame["bytes"] / 1e3)
+    patterns = frame.groupby(["run", "form"], sort=False)
+    with _canvas(10, 4.3) as figure:
+        both = figure.subplots(1, 2, sharey=True)
+        for axes, (column, label) in zip(both, columns):
+            for style, (_, pattern) in zip(_styles(), patterns):
+                for arm, line in pattern.groupby("arm", sort=False):
+                    _draw_tradeoff(axes, line, column, arm, style)
+            axes.set_xscale("log")
+            axes.set_xlabel(label)
+            _ticks_without_powers(axes.xaxis)
+        both[0].set_ylabel("test accuracy (%)")
+        _legend(figure, both[0], "outside lower left")
+    return figure
+
+
+def _draw_tradeoff(axes, line, column, arm, style):
+    line = line.sort_values("level")
+    first = line.iloc[0]
+    name = first["block_size"].replace("1x1", "single weights")
+    points = 100 * line[["accuracy", "lowest", "highest"]].to_numpy().T
+    own = {} if arm == "ticket" else {"linestyle": ":", "alpha": 0.6}
+    _draw_line(
+        axes,
+        line[column],
+        points,
+        first["trials"],
+        label=f"{name}, {first['form']}, {arm}",
+        **{**style, **own},
+    )
+    if arm == "ticket" and first["level"] == 0:
+        axes.plot(first[column], points[0][0], "*", color=style["color"], ms=13)
+
+
 @contextlib.contextmanager
 def _canvas(width=4.8, height=3.4):
     """An empty figure in the report's style; sizes are in inches."""
@@ -434,12 +485,12 @@ def _leave_out_the_start(axes, values, falling):
     axes.set_ylim(low - margin, high + margin)
 
 
-def _ticks_without_powers(axes):
+def _ticks_without_powers(axis):
     """Labels such as 3 and 50 on a logarithmic axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    low, high = axes.get_ylim()
+    low, high = axis.get_view_interval()
     subs = (1.0, 2.0, 5.0) if high > 10 * low else (1.0, 2.0, 3.0, 5.0, 7.0)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axis.set_minor_formatter(NullFormatter())

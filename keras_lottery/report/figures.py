@@ -147,6 +147,31 @@ def figures_of_run(measurements):
     }
 
 
+def tradeoff(frame):
+    """The `Figure` of accuracy against latency and size.
+
+    Args:
+        frame: `pandas.DataFrame` of `export.Tradeoff`.
+    """
+    column = next(c for c in frame if c.startswith("milliseconds_at_"))
+    ends = ", ".join(
+        f"{row.block_size} {row.form} {row.arm} {100 * row.accuracy:.4g} % "
+        f"at {getattr(row, column):.3g} ms and {row.bytes / 1e3:.3g} kB"
+        for _, line in frame.groupby(["run", "form", "arm"], sort=False)
+        for row in line.sort_values("level").tail(1).itertuples()
+    )
+    return Figure(
+        "tradeoff",
+        "Accuracy against latency and size",
+        "Each level as a LiteRT file, compacted, with sparse kernels where "
+        "these are faster; one thread. Stars: the dense network. Points: "
+        "means over trials at the end of training; bars: minimum to maximum.",
+        f"Line charts, test accuracy against latency and size. Last levels: "
+        f"{ends}.",
+        charts.tradeoff(frame, int(column.rsplit("_", 1)[1])),
+    )
+
+
 def _over_density(measurements):
     """Accuracy, early stopping and the gap of every arm."""
     results = measurements.results

@@ -7,7 +7,11 @@ import statistics
 from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.run import Run
 from keras_lottery.report import claims, html, tables
-from keras_lottery.report.figures import against_density, figures_of_run
+from keras_lottery.report.figures import (
+    against_density,
+    figures_of_run,
+    tradeoff,
+)
 from keras_lottery.report.paper_claims import CLAIMS
 from keras_lottery.report.statistics import Measurements
 from keras_lottery.report.tables import (
@@ -60,6 +64,8 @@ def write(run_dir):
     run = Run.open(run_dir)
     measurements = Measurements(run)
     figures = figures_of_run(measurements)
+    frame = run.tradeoff
+    figures["tradeoff"] = [] if frame is None else [tradeoff(frame)]
     _write_figures(measurements, figures)
     text = html.page(
         f"Lottery tickets: {_subject(measurements.experiment)}",
@@ -218,11 +224,20 @@ def _sections(measurements, figures):
         ),
         html.Section("curves", "Learning curves", grids["learning_curves"]),
         html.Section("left", "What is left", left),
+        *_served(measurements, grids["tradeoff"]),
         html.Section("between", "Between arms", _between_arms(measurements)),
         html.Section("claims", "Claims of the paper", _claims(measurements)),
         html.Section("all", "All results", tables.all_results(measurements)),
         html.Section("how", "How it was run", _how(measurements)),
     ]
+
+
+def _served(measurements, figure):
+    frame = measurements.run.tradeoff
+    if frame is None:
+        return []
+    table = html.details("All levels", tables.tradeoff(frame))
+    return [html.Section("served", "Where it is served", figure + table)]
 
 
 def _arms(measurements):

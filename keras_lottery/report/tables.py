@@ -291,6 +291,43 @@ def _measured(v):
     return f"{numbers} {v.claim.unit}, {plural(v.trials, 'trial')}"
 
 
+def tradeoff(frame):
+    """Accuracy, latency and size of each level where it is served, as HTML.
+
+    Args:
+        frame: `pandas.DataFrame` of `export.Tradeoff`.
+    """
+    latencies = [c for c in frame if c.startswith("milliseconds_at_")]
+    rows = [
+        [
+            row["block_size"],
+            row["form"],
+            row["arm"],
+            percent(row["density"]),
+            accuracy(row["accuracy"]),
+            accuracy(row["file_accuracy"]),
+            *(f"{row[column]:.3g}" for column in latencies),
+            f"{row['bytes'] / 1e3:,.1f}",
+            whole(row["parameters"]),
+            row["kernels"],
+        ]
+        for _, row in frame.iterrows()
+    ]
+    names = [
+        "pruned as one",
+        "form",
+        "arm",
+        "density",
+        "test accuracy (%)",
+        "of the file (%)",
+        *(f"ms, batch {c.rsplit('_', 1)[1]}" for c in latencies),
+        "kB",
+        "parameters",
+        "kernels",
+    ]
+    return html.table("Levels where they are served", names, rows)
+
+
 def arms(names):
     """What each arm is, as HTML: the text of its own documentation.
 

@@ -1,4 +1,4 @@
-"""The rules of compaction: what each kind of layer does to channels.
+"""What each kind of layer does to channels.
 
 A channel is one index of a tensor's last axis. Each channel of an edge has two
 numbers: its constant value, if it has the same at every position and for every
@@ -9,16 +9,18 @@ rule has, for one call of one layer,
 - `claim`: marks the channels that are needed because others are;
 - `make`: the smaller layer, without the channels that are not needed.
 
-`rule_of` finds the rule of a call. A kind of layer that is not in its table
+`rules_of` finds the rules of a graph. A kind of layer that is not in its table
 has none, and neither has a subclass, which may compute anything: such layers
 stay as they are, with all their inputs.
 """
+
+import collections
 
 import keras
 import numpy as np
 from keras import layers
 
-from keras_lottery.export.graph import copied, only_tensors
+from keras_lottery.graph import copied, only_tensors
 
 # Owner of a unit that is kept only because no layer can have zero units.
 PLACEHOLDER = 1
@@ -49,6 +51,32 @@ class Opaque:
 
     def make(self, inputs, outputs, values):
         return copied(self.call)
+
+
+class Heads(Opaque):
+    """Attention, of which heads that add nothing can be removed."""
+
+    def make(self, inputs, outputs, values):
+        kept = self.kept()
+        layer = self.call.layer
+        weights = []
+        for dense in (layer.query_dense, layer.key_dense, layer.value_dense):
+            kernel, *bias = dense.get_weights()
+            weights.append(kernel.compress(kept, 1))
+            weights += [b.compress(kept, 0) for b in bias]
+        kernel, *bias = layer.output_dense.get_weights()
+        weights += [kernel.compress(kept, 0), *bias]
+        return copied(self.call, weights, num_heads=int(kept.sum()))
+
+    def kept(self):
+        """Boolean array: which heads the output depends on, or the first."""
+        layer = self.call.layer
+        value, *bias = layer.value_dense.get_weights()
+        kept = value.any((0, 2))
+        for b in bias:
+            kept |= b.any(1)
+        kept &= layer.output_dense.get_weights()[0].any((1, 2))
+        return kept if kept.any() else np.arange(len(kept)) == 0
 
 
 class Channelwise:
@@ -264,17 +292,25 @@ _ELEMENTWISE = frozenset(
 )
 
 
-def rule_of(call, calls):
-    """The rule for one call.
+def rules_of(graph):
+    """The rule for each call of a graph.
 
     Args:
-        call: `Call`.
-        calls: int, how often its layer is called in all.
+        graph: `Graph`.
 
     Returns:
-        `Linear`, `Channelwise`, or `Opaque` where nothing else is exact.
+        A dict, `Call` -> `Linear`, `Channelwise`, `Heads`, or `Opaque` where
+        nothing else is exact.
     """
+    calls = collections.Counter(id(call.layer) for call in graph.calls)
+    return {call: _rule(call, calls[id(call.layer)]) for call in graph.calls}
+
+
+def _rule(call, calls):
+    """The rule for a call of a layer that is called so often in all."""
     layer, kind = call.layer, type(call.layer)
+    if kind is layers.MultiHeadAttention and calls == len(call.outputs) == 1:
+        return Heads(call, "mixes channels")
     if kind not in _RULES:
         return Opaque(call, f"has no rule for {kind.__name__}")
     if not only_tensors(call.arguments):

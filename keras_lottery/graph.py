@@ -99,8 +99,8 @@ def graph_of(model):
         )
     if hasattr(model, "lottery"):
         model.lottery.state.check_export()
-    functional = functional_of(model)
-    if functional is None:
+    graph = find_graph(model)
+    if graph is None:
         why = (
             "it is not built: give it a `keras.Input` or call it on data"
             if isinstance(model, keras.Sequential)
@@ -111,7 +111,13 @@ def graph_of(model):
             "`model` must be a built functional or Sequential model. "
             f"Received: model={model!r}; {why}."
         )
-    return _GraphBuilder(functional).graph(model.name)
+    return graph
+
+
+def find_graph(model):
+    """The `Graph` of a `keras.Model`, trained or not; `None` without one."""
+    functional = functional_of(model)
+    return functional and _GraphBuilder(functional).graph(model.name)
 
 
 def rebuild(graph, make=None):
