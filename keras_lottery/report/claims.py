@@ -1,92 +1,87 @@
-"""The rule by which the paper's claims are judged on what runs measured.
+"""The judge of the paper's claims: one rule for all.
 
-Each claim is a measurement of one trial, a number to compare it with, and the
-side on which the measurement has to lie. The verdict is
+A claim names what must have been run, a quantity of one trial, and the range
+that the quantity lies in if the claim holds. The trials of one experiment give
+a two-sided 90 % interval of the quantity's mean, by Student's t: each of its
+ends is on the wrong side of the true mean in 5 of 100 cases. The verdict is
 
-    not run         no trial has what the claim needs;
-    undecided       fewer than three trials, or trials on both sides of the
-                    number while their mean is on the claimed side;
-    reproduced      the mean of at least three trials, and each of them, on
-                    the claimed side;
-    not reproduced  the mean of at least three trials on the other side.
+    reproduced      the whole interval is in the claimed range;
+    not reproduced  no part of it is;
+    undecided       it holds both answers, there are fewer than three trials,
+                    or a measurement is not a number;
+    not applicable  no run has what the claim needs; what is missing is named.
 
-Densities are matched to the nearest level, if it is within a tenth of what
-the claim names. Accuracies are compared in percentage points.
+A claim about a range of densities must hold at each of its levels, and the run
+must have levels at both ends. Densities are matched to the nearest level, if
+it is within a tenth of what the claim names. Experiments that differ in more
+than their seed are judged apart, and a trial that is given twice counts once.
 """
 
-import collections
 import dataclasses
+import math
 import statistics
 
 from keras_lottery import recipes
 from keras_lottery.experiments.run import Run
 from keras_lottery.report import tables
 from keras_lottery.report.paper_claims import CLAIMS, Claim
+from keras_lottery.report.statistics import Trial
 
-_TRIALS = 3
+REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
+UNDECIDED, NOT_APPLICABLE = "undecided", "not applicable"
 PAPER = (
     "Frankle & Carbin, The Lottery Ticket Hypothesis, ICLR 2019, "
     "https://arxiv.org/abs/1803.03635."
 )
 RULE = (
-    "The rule: reproduced, if at least three trials have it, on average and "
-    "each of them; not reproduced, if their mean does not; else undecided."
+    "The rule: reproduced, if the 90 % interval (Student's t, paired by trial, "
+    "at least three trials) lies in the claimed range; not reproduced, if it "
+    "lies outside; else undecided."
 )
+_TRIALS = 3
+# Quantiles of Student's t at 95 %, by degrees of freedom from 1.
+_T = (
+    6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812,
+    1.796, 1.782, 1.771, 1.761, 1.753, 1.746, 1.740, 1.734, 1.729, 1.725,
+    1.721, 1.717, 1.714, 1.711, 1.708, 1.706, 1.703, 1.701, 1.699, 1.697,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """The verdict on a claim: mean, minimum and maximum over trials."""
+    """The verdict on a claim.
+
+    Args:
+        claim: `Claim`.
+        verdict: str.
+        why: str, what is missing or what leaves it open; may be empty.
+        scale: str, how much was run.
+        trials: int.
+        mean: optional float. Of a claim about a range of densities, that and
+            the interval are of the level that decides.
+        low: optional float, the lower end of the interval.
+        high: optional float, the upper end.
+    """
 
     claim: Claim
     verdict: str
+    why: str = ""
+    scale: str = ""
     trials: int = 0
     mean: float | None = None
     low: float | None = None
     high: float | None = None
 
 
-class Trial:
-    """The results of one trial, by arm and density.
-
-    Args:
-        results: iterable of `experiments.Result`.
-    """
-
-    def __init__(self, results):
-        self._arms = collections.defaultdict(list)
-        for result in results:
-            self._arms[result.arm].append(result)
-
-    def at(self, arm, density):
-        """The result of an arm nearest to a density, or `None`."""
-        levels = self._arms.get(arm, ())
-        if not levels:
-            return None
-        near = min(levels, key=lambda r: abs(r.density - density))
-        close = abs(near.density - density) <= 0.1 * density
-        return near if close else None
-
-    def within(self, arm, high, low):
-        """Results of an arm with densities from `high` down to `low`."""
-        return [
-            r
-            for r in self._arms.get(arm, ())
-            if low * 0.99 <= r.density <= high * 1.01
-        ]
-
-
 def check_claims(run_dirs):
     """The paper's claims, judged on what one or more runs have measured.
-
-    The trials of all runs of a network are judged together.
 
     Args:
         run_dirs: list of str or path-like, directories of runs.
 
     Returns:
-        A str of lines: the paper, the rule, where a run is not the paper's
-        experiment, a table of the verdicts, and what each claim says.
+        A str of lines: the paper, the rule, a table of the verdicts, what
+        each claim says, and what is missing or leaves it open.
 
     Raises:
         ValueError: If no directory is given, or one of them holds no run.
@@ -110,12 +105,7 @@ def check_claims(run_dirs):
         )
     runs = [Run.open(run_dir) for run_dir in run_dirs]
     verdicts = check(CLAIMS, [(run.experiment, run.results) for run in runs])
-    notes = [
-        f"{run.directory}: {text}"
-        for run in runs
-        if (text := note(run.experiment))
-    ]
-    return "\n".join([PAPER, RULE, *notes, "", tables.verdicts_text(verdicts)])
+    return "\n".join([PAPER, RULE, "", tables.verdicts_text(verdicts)])
 
 
 def check(claims, runs):
@@ -127,78 +117,125 @@ def check(claims, runs):
             and a list of `experiments.Result`.
 
     Returns:
-        A list of `Verdict`, in the order of the claims.
+        A list of `Verdict`, in the order of the claims: one for each
+        experiment that has what the claim needs, or one that says what is
+        missing.
     """
-    verdicts = []
-    for claim in claims:
-        trials = [
-            trial
-            for experiment, results in runs
-            if network(experiment) in claim.models
-            for trial in by_trial(results)
-        ]
-        verdicts.append(judge(claim, trials))
-    return verdicts
+    experiments = _together(runs)
+    return [one for claim in claims for one in _verdicts(claim, experiments)]
 
 
-def judge(claim, trials):
-    """The verdict on one claim.
+def judge(claim, trials, scale=""):
+    """The verdict on one claim, from the trials of one experiment.
 
     Args:
         claim: `Claim`.
-        trials: list of `Trial` of a network that the claim is about.
+        trials: list of `Trial`.
+        scale: str, how much was run.
 
     Returns:
         A `Verdict`.
     """
-    values = [claim.measure(trial) for trial in trials]
-    values = [value for value in values if value is not None]
-    if not values:
-        return Verdict(claim, "not run")
+    by_trial = [claim.measure(trial) for trial in trials]
+    missing = [found for found in by_trial if isinstance(found, str)]
+    measured = [found for found in by_trial if not isinstance(found, str)]
+    if not measured:
+        why = missing[0] if missing else "no trial"
+        return Verdict(claim, NOT_APPLICABLE, why, scale)
+    if len({len(found) for found in measured}) > 1:
+        why = "its trials have different levels"
+        return Verdict(claim, UNDECIDED, why, scale, len(measured))
+    levels = [_judge_level(claim, values) for values in zip(*measured)]
+    decisive = min(levels, key=lambda one: (_ORDER[one[0]], one[-1]))
+    verdict, why, numbers, _ = decisive
+    return Verdict(claim, verdict, why, scale, len(measured), *numbers)
+
+
+# The worst of its levels is the verdict on a range.
+_ORDER = {NOT_REPRODUCED: 0, UNDECIDED: 1, REPRODUCED: 2}
+
+
+def _judge_level(claim, values):
+    """(verdict, why, (mean, low, high), distance from the wrong side)."""
+    low, high = claim.holds
+    if not all(map(math.isfinite, values)):
+        return UNDECIDED, "a measurement is not a number", (), -math.inf
+    mean, reach = _interval(values)
+    numbers = tuple(map(claim.shown, (mean, mean - reach, mean + reach)))
+    distance = min(mean - low, high - mean)
+    if len(values) < _TRIALS:
+        why = f"{tables.plural(len(values), 'trial')}, of at least {_TRIALS}"
+        return UNDECIDED, why, numbers[:1], distance
+    if low < mean - reach and mean + reach < high:
+        return REPRODUCED, "", numbers, distance
+    if mean + reach <= low or mean - reach >= high:
+        return NOT_REPRODUCED, "", numbers, distance
+    return UNDECIDED, "the interval holds both answers", numbers, distance
+
+
+def _interval(values):
+    """The mean, and how far its 90 % interval reaches to either side."""
     mean = statistics.fmean(values)
-    sides = {value > claim.above for value in values}
-    if mean <= claim.above and len(values) >= _TRIALS:
-        verdict = "not reproduced"
-    elif len(values) < _TRIALS or sides == {True, False}:
-        verdict = "undecided"
-    else:
-        verdict = "reproduced"
-    return Verdict(claim, verdict, len(values), mean, min(values), max(values))
+    if len(values) < 2:
+        return mean, math.inf
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return mean, _T[min(len(values) - 1, len(_T)) - 1] * error
 
 
-def network(experiment):
-    """The network of an experiment, its dropout variant marked."""
-    dropout = "+dropout" if experiment.get("dropout") else ""
-    return f"{experiment['model']}{dropout}"
+def _verdicts(claim, experiments):
+    found, missing = [], []
+    for experiment, trials in experiments:
+        why = claim.needs.missing(experiment)
+        if why:
+            missing.append(why)
+            continue
+        verdict = judge(claim, trials, scale(experiment))
+        if verdict.verdict == NOT_APPLICABLE:
+            missing.append((1, verdict.why))
+        else:
+            found.append(verdict)
+    if found:
+        return found
+    # That of the run which comes closest.
+    why = min(missing, default=(0, "no run"))[1]
+    return [Verdict(claim, NOT_APPLICABLE, why)]
 
 
-def by_trial(results):
-    """A `Trial` for each trial of a list of results."""
-    trials = collections.defaultdict(list)
-    for result in results:
-        trials[result.trial].append(result)
-    return [Trial(group) for _, group in sorted(trials.items())]
+def _together(runs):
+    """Pairs (experiment, trials) of what may be judged as one."""
+    groups = []
+    for experiment, results in runs:
+        same = [trials for known, trials in groups if _same(known, experiment)]
+        trials = same[0] if same else {}
+        if not same:
+            groups.append((experiment, trials))
+        for result in results:
+            place = experiment.get("seed"), result.trial
+            rows = trials.setdefault(place, {})
+            rows[result.arm, result.level] = result
+    return [
+        (experiment, [Trial(rows.values()) for rows in trials.values()])
+        for experiment, trials in groups
+    ]
 
 
-def note(experiment):
-    """Where an experiment is not the paper's: a sentence, or an empty str.
+def _same(one, other):
+    # Which arms were trained, how many levels and trials, changes no trial.
+    free = {"seed", "trials", "arms", "rounds", "backend"}
+    return {k: v for k, v in one.items() if k not in free} == {
+        k: v for k, v in other.items() if k not in free
+    }
 
-    Args:
-        experiment: dict of `experiment.json`.
-    """
-    name = network(experiment)
-    if not any(name in claim.models for claim in CLAIMS):
-        return f"The paper claims nothing about {name}."
-    known = recipes.RECIPES
-    if experiment.get("dropout"):
-        known = recipes.DROPOUT_RECIPES
-    recipe = known[experiment["model"]]
-    theirs = recipe.dataset, recipe.iterations
-    ours = experiment["dataset"], experiment["iterations"]
-    if ours == theirs:
-        return ""
-    return (
-        f"The claims are about {theirs[0]} with {theirs[1]:,} iterations; "
-        f"this is {ours[0]} with {ours[1]:,}. Its verdicts are not on the "
-        "paper's experiment."
-    )
+
+def scale(experiment):
+    """How much was run, of how much in the paper: a str."""
+    recipe = recipes.RECIPES.get(experiment["model"])
+    if recipe is not None and experiment.get("dropout"):
+        recipe = recipes.DROPOUT_RECIPES.get(experiment["model"], recipe)
+    text = f"{experiment['iterations']:,}"
+    if recipe is not None and recipe.iterations != experiment["iterations"]:
+        text += f" of {recipe.iterations:,}"
+    text += " iterations"
+    if experiment.get("image_size"):
+        text += f", {experiment['image_size']} pixels"
+    return text

@@ -1,12 +1,84 @@
-"""The claims of the paper: what each measures, and what it is held against.
+"""The claims of the paper: what must have been run, and what is claimed of it.
 
 Source: Frankle & Carbin, 1803.03635; the section is named with each claim.
 """
 
 import dataclasses
+import math
 import statistics
 
+from keras_lottery import recipes
 from keras_lottery.report.statistics import generalisation_gap
+from keras_lottery.report.tables import percent
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What must have been run for a claim to be judged.
+
+    Args:
+        model: str, the network.
+        dropout: bool, whether with dropout.
+        learning_rate: optional float; `None` for that of the recipe.
+        warmup: optional bool, whether the learning rate rises at first;
+            `None` where the paper has no choice of it.
+    """
+
+    model: str
+    dropout: bool = False
+    learning_rate: float | None = None
+    warmup: bool | None = None
+
+    @property
+    def recipe(self):
+        known = recipes.DROPOUT_RECIPES if self.dropout else recipes.RECIPES
+        return known[self.model]
+
+    def missing(self, experiment):
+        """(how close it is, what is missing), or `None` if nothing is.
+
+        Args:
+            experiment: dict of `experiment.json`.
+        """
+        recipe = self.recipe
+        rate = self.learning_rate or recipe.learning_rate
+        dropout = bool(experiment.get("dropout"))
+        if experiment["model"] != self.model:
+            return 9, f"no run of {self.model}"
+        wrong = [
+            text
+            for is_wrong, text in (
+                (
+                    experiment["dataset"] != recipe.dataset,
+                    f"is of {experiment['dataset']}, not {recipe.dataset}",
+                ),
+                (
+                    dropout != self.dropout,
+                    f"has {'no ' if self.dropout else ''}dropout",
+                ),
+                (
+                    not math.isclose(experiment["learning_rate"], rate),
+                    f"has the learning rate {experiment['learning_rate']}, "
+                    f"not {rate}",
+                ),
+                (
+                    self.warmup is not None
+                    and bool(experiment.get("warmup")) != self.warmup,
+                    f"has {'no ' if self.warmup else ''}warmup",
+                ),
+                (
+                    (experiment.get("block_size") or "1x1") != "1x1",
+                    "does not prune single weights",
+                ),
+                (
+                    experiment.get("criterion", "magnitude") != "magnitude",
+                    "does not prune by magnitude",
+                ),
+                (bool(experiment.get("rewind_to")), "rewinds to a later step"),
+            )
+            if is_wrong
+        ]
+        return (1 + len(wrong), f"the run {wrong[0]}") if wrong else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,47 +89,90 @@ class Claim:
         id: str, such as `"C4"`.
         text: str, what is claimed, in a line.
         paper: str, the value in the paper.
-        models: tuple of the networks it is about.
-        measure: function of a `claims.Trial`, the number or `None`.
-        unit: str, `"%"`, `"points"` or `"x"`.
-        above: float, the claim holds if the number is greater.
+        needs: `Needs`.
+        measure: function of a `statistics.Trial`: a list of float, one for
+            each level that the claim is about; or a str, what is missing.
+        unit: str.
+        holds: pair of float, the range in which the quantity lies if the
+            claim holds: beyond the smallest effect that counts.
+        effect: float, the quantity in the paper.
+        spread: float, its standard deviation over trials in the paper, read
+            off its error bars (minimum to maximum of five trials, about 2.3
+            standard deviations) where these are drawn.
+        shown: function, quantity -> number in `unit`.
     """
 
     id: str
     text: str
     paper: str
-    models: tuple
+    needs: Needs
     measure: object
     unit: str
-    above: float = 0.0
+    holds: tuple
+    effect: float
+    spread: float
+    shown: object = float
 
 
 def _compare(number, first, second):
-    """A measurement of two results, each named by its arm and density.
-
-    Args:
-        number: function of two `Result`.
-        first: pair of str and float.
-        second: pair of str and float.
-
-    Returns:
-        A function of a `claims.Trial`: the number, or `None` if the trial
-        lacks one of the results.
-    """
+    """A measurement of two results, each named by its arm and density."""
 
     def measure(trial):
         results = trial.at(*first), trial.at(*second)
-        return None if None in results else number(*results)
+        for result, (arm, density) in zip(results, (first, second)):
+            if result is None:
+                return _no_level(trial, arm, density)
+        return [number(*results)]
 
     return measure
 
 
-def _percent_sooner(one, other):
-    return 100 * (1 - one.early_stop_iteration / other.early_stop_iteration)
+def _no_level(trial, arm, density):
+    if not trial.has(arm):
+        return f"the run has no arm {arm}"
+    return f"the run has no level of {arm} near {percent(density)}"
 
 
-def _times_sooner(one, other):
-    return other.early_stop_iteration / one.early_stop_iteration
+def _leads_over_dense(arm, high, low):
+    """The lead over dense at each level between two densities."""
+
+    def measure(trial):
+        dense = trial.at(*_DENSE)
+        if dense is None:
+            return _no_level(trial, *_DENSE)
+        for end in (high, low):
+            if trial.at(arm, end) is None:
+                return _no_level(trial, arm, end)
+        return [
+            _points_better(result, dense)
+            for result in trial.within(arm, high, low)
+        ]
+
+    return measure
+
+
+def _mean_lead(arm, than, high, low):
+    """Mean lead of one arm over another, or over dense (`None`)."""
+
+    def measure(trial):
+        leads = []
+        for end in (high, low):
+            if trial.at(arm, end) is None:
+                return _no_level(trial, arm, end)
+        for result in trial.within(arm, high, low):
+            place = (than, result.density) if than else _DENSE
+            other = trial.at(*place)
+            if other is None:
+                return _no_level(trial, *place)
+            leads.append(_points_better(result, other))
+        return [statistics.fmean(leads)]
+
+    return measure
+
+
+def _log_times_sooner(one, other):
+    stops = one.early_stop_iteration, other.early_stop_iteration
+    return math.log(stops[1] / stops[0]) if min(stops) > 0 else math.nan
 
 
 def _points_better(one, other, column="early_stop_test_accuracy"):
@@ -72,35 +187,32 @@ def _points_of_gap_less(one, other):
     return 100 * (generalisation_gap(other) - generalisation_gap(one))
 
 
-def _lead_over_dense(extreme, arm, high, low):
-    """The least or greatest lead over dense, between two densities."""
-
-    def measure(trial):
-        dense = trial.at(*_DENSE)
-        levels = trial.within(arm, high, low)
-        if dense is None or not levels:
-            return None
-        return extreme(_points_better(result, dense) for result in levels)
-
-    return measure
-
-
-def _mean_lead(arm, than, high, low):
-    """Mean lead of one arm over another, between two densities."""
-
-    def measure(trial):
-        pairs = [
-            (result, trial.at(than, result.density))
-            for result in trial.within(arm, high, low)
-        ]
-        leads = [_points_better(*pair) for pair in pairs if None not in pair]
-        return statistics.fmean(leads) if leads else None
-
-    return measure
+def _to_percent(log_ratio):
+    return 100 * (1 - math.exp(-log_ratio))
 
 
 _DENSE = ("ticket", 1.0)
-_LENET = ("lenet_300_100",)
+_LENET = Needs("lenet_300_100")
+# Times sooner are compared as logarithms, in which 3.5 x and 1 / 3.5 x are
+# equally far from 1. The least that counts as sooner at all: 5 %.
+_SOONER = math.log(1.05)
+
+
+def _sooner(times):
+    """From half of the paper's value, as a logarithm."""
+    return math.log(times) / 2, math.inf
+
+
+def _above(least):
+    return least, math.inf
+
+
+_CONVOLUTIONS = {
+    # Density and times sooner, density and points better (section 3).
+    "conv_2": (0.088, 3.5, 0.046, 3.4),
+    "conv_4": (0.092, 3.5, 0.111, 3.5),
+    "conv_6": (0.151, 2.5, 0.264, 3.3),
+}
 
 CLAIMS = [
     Claim(
@@ -109,8 +221,12 @@ CLAIMS = [
         "(section 2)",
         "38 % earlier",
         _LENET,
-        _compare(_percent_sooner, ("ticket", 0.211), _DENSE),
+        _compare(_log_times_sooner, ("ticket", 0.211), _DENSE),
         "% earlier",
+        _above(_SOONER),
+        effect=-math.log(1 - 0.38),
+        spread=0.2,
+        shown=_to_percent,
     ),
     Claim(
         "C2a",
@@ -119,16 +235,20 @@ CLAIMS = [
         _LENET,
         _compare(_points_better, ("ticket", 0.135), _DENSE),
         "points",
+        _above(0.15),
+        effect=0.35,
+        spread=0.1,
     ),
     Claim(
         "C2b",
-        "LeNet: at 3.6 % accuracy is back at the dense level (section 2); "
-        "judged: no more than 0.2 points below",
+        "LeNet: at 3.6 % accuracy is back at the dense level (section 2)",
         "about 0 points",
         _LENET,
         _compare(_points_better, ("ticket", 0.036), _DENSE),
         "points",
-        above=-0.2,
+        (-0.25, 0.25),
+        effect=0.0,
+        spread=0.1,
     ),
     Claim(
         "C3",
@@ -137,26 +257,35 @@ CLAIMS = [
         "smaller",
         _LENET,
         _compare(_points_of_gap_less, ("ticket", 0.135), _DENSE),
-        "points",
+        "points less",
+        _above(0.05),
+        effect=0.3,
+        spread=0.1,
     ),
     Claim(
         "C4a",
-        "LeNet: at 21.1 % the ticket stops early sooner than its reinit "
+        "LeNet: at 21.1 % the ticket stops early sooner than its reinits "
         "(section 2)",
         "2.51 x",
         _LENET,
-        _compare(_times_sooner, ("ticket", 0.211), ("reinit", 0.211)),
-        "x",
-        above=1.0,
+        _compare(_log_times_sooner, ("ticket", 0.211), ("reinit", 0.211)),
+        "x sooner",
+        _sooner(2.51),
+        effect=math.log(2.51),
+        spread=0.25,
+        shown=math.exp,
     ),
     Claim(
         "C4b",
-        "LeNet: at 21.1 % the ticket is more accurate than its reinit "
+        "LeNet: at 21.1 % the ticket is more accurate than its reinits "
         "(section 2)",
         "0.5 points",
         _LENET,
         _compare(_points_better, ("ticket", 0.211), ("reinit", 0.211)),
         "points",
+        _above(0.25),
+        effect=0.5,
+        spread=0.1,
     ),
     Claim(
         "C5a",
@@ -166,109 +295,167 @@ CLAIMS = [
         _LENET,
         _compare(_points_better, ("reinit", 0.211), ("reinit", 0.029)),
         "points lost",
+        _above(0.3),
+        effect=1.0,
+        spread=0.2,
     ),
     Claim(
         "C5b",
-        "LeNet: the ticket's accuracy holds until 2.9 % (section 2); judged: "
-        "never 0.3 points below dense",
+        "LeNet: at each level from 51 to 2.9 % the ticket's accuracy is at "
+        "most 0.3 points below dense (section 2)",
         "holds",
         _LENET,
-        _lead_over_dense(min, "ticket", 0.52, 0.0287),
+        _leads_over_dense("ticket", 0.512, 0.0287),
         "points",
-        above=-0.3,
+        _above(-0.3),
+        effect=0.0,
+        spread=0.1,
     ),
     Claim(
         "C6a",
         "LeNet: one-shot tickets stop early before dense, at 41 % (section 2)",
         "for 67.5 to 17.6 %",
         _LENET,
-        _compare(_percent_sooner, ("one_shot", 0.41), _DENSE),
+        _compare(_log_times_sooner, ("one_shot", 0.41), _DENSE),
         "% earlier",
+        _above(_SOONER),
+        effect=-math.log(1 - 0.3),
+        spread=0.15,
+        shown=_to_percent,
     ),
     Claim(
         "C6b",
-        "LeNet: one-shot tickets are more accurate than dense somewhere "
-        "between 95 and 5.17 % (section 2)",
+        "LeNet: one-shot tickets are more accurate than dense, mean over the "
+        "levels from 80 to 5.6 % (section 2)",
         "for 95 to 5.17 %",
         _LENET,
-        _lead_over_dense(max, "one_shot", 0.95, 0.0517),
+        _mean_lead("one_shot", None, 0.8, 0.0557),
         "points",
+        _above(0.1),
+        effect=0.25,
+        spread=0.08,
     ),
     Claim(
         "C6c",
+        "LeNet: at 5.6 %, the end of that range, they are not below dense "
+        "(section 2)",
+        "for 95 to 5.17 %",
+        _LENET,
+        _compare(_points_better, ("one_shot", 0.0557), _DENSE),
+        "points",
+        _above(-0.15),
+        effect=0.0,
+        spread=0.1,
+    ),
+    Claim(
+        "C6d",
         "LeNet: iterative pruning beats one-shot at 3.6 % (section 2)",
         "iterative finds smaller ones",
         _LENET,
         _compare(_points_better, ("ticket", 0.036), ("one_shot", 0.036)),
         "points",
+        _above(0.1),
+        effect=0.5,
+        spread=0.2,
     ),
     *(
         Claim(
             f"C7a {name}",
-            f"{name}: early stop comes sooner than dense at {percent:g} % "
+            f"{name}: early stop comes sooner than dense at {percent(density)} "
             "(section 3)",
-            f"{paper} x",
-            (name,),
-            _compare(_times_sooner, ("ticket", percent / 100), _DENSE),
-            "x",
-            above=1.0,
+            f"{times} x",
+            Needs(name),
+            _compare(_log_times_sooner, ("ticket", density), _DENSE),
+            "x sooner",
+            _sooner(times),
+            effect=math.log(times),
+            spread=0.2,
+            shown=math.exp,
         )
-        for name, percent, paper in (
-            ("conv_2", 8.8, 3.5),
-            ("conv_4", 9.2, 3.5),
-            ("conv_6", 15.1, 2.5),
-        )
+        for name, (density, times, _, _) in _CONVOLUTIONS.items()
     ),
     *(
         Claim(
             f"C7b {name}",
-            f"{name}: at {percent:g} % accuracy is above dense (section 3)",
-            f"+{paper} points",
-            (name,),
-            _compare(_points_better, ("ticket", percent / 100), _DENSE),
+            f"{name}: at {percent(density)} accuracy is above dense "
+            "(section 3)",
+            f"+{points} points",
+            Needs(name),
+            _compare(_points_better, ("ticket", density), _DENSE),
             "points",
+            _above(points / 2),
+            effect=points,
+            spread=0.6,
         )
-        for name, percent, paper in (
-            ("conv_2", 4.6, 3.4),
-            ("conv_4", 11.1, 3.5),
-            ("conv_6", 26.4, 3.3),
+        for name, (_, _, density, points) in _CONVOLUTIONS.items()
+    ),
+    *(
+        Claim(
+            f"C8 {name}",
+            f"{name} with dropout: at 9 % accuracy is above dense (section 3)",
+            "the same pattern",
+            Needs(name, dropout=True),
+            _compare(_points_better, ("ticket", 0.09), _DENSE),
+            "points",
+            _above(0.5),
+            effect=2.0,
+            spread=0.6,
+        )
+        for name in _CONVOLUTIONS
+    ),
+    *(
+        Claim(
+            f"C9a {name}",
+            f"{name} with warmup: at {percent(density)} accuracy at the end "
+            "is at most 0.5 points below dense (section 4)",
+            paper,
+            Needs(name, warmup=True),
+            _compare(_points_better_at_the_end, ("ticket", density), _DENSE),
+            "points",
+            _above(-0.5),
+            effect=0.0,
+            spread=0.25,
+        )
+        for name, density, paper in (
+            ("resnet_18", 0.271, "90.5 % at 27.1 %"),
+            ("vgg_19", 0.0224, "for >= 1.5 %"),
         )
     ),
-    Claim(
-        "C8",
-        "With dropout the ticket is above dense at 9 % (section 3)",
-        "the same pattern",
-        ("conv_2+dropout", "conv_4+dropout", "conv_6+dropout"),
-        _compare(_points_better, ("ticket", 0.09), _DENSE),
-        "points",
+    *(
+        Claim(
+            f"C9b {name}",
+            f"{name} at 0.1 without warmup: at {percent(density)} the ticket "
+            "is not more accurate at the end than its reinits (section 4)",
+            "no winning ticket",
+            Needs(name, learning_rate=0.1, warmup=False),
+            _compare(
+                _points_better_at_the_end,
+                ("ticket", density),
+                ("reinit", density),
+            ),
+            "points",
+            (-math.inf, 0.5),
+            effect=0.0,
+            spread=0.25,
+        )
+        for name, density in (("resnet_18", 0.271), ("vgg_19", 0.0224))
     ),
-    Claim(
-        "C9a",
-        "ResNet-18 with warmup: at 27.1 % accuracy at the end is no more "
-        "than 0.5 points below dense (section 4)",
-        "90.5 % at 27.1 %",
-        ("resnet_18",),
-        _compare(_points_better_at_the_end, ("ticket", 0.271), _DENSE),
-        "points",
-        above=-0.5,
-    ),
-    Claim(
-        "C9b",
-        "VGG-19 with warmup: at 2 % accuracy at the end is no more than 0.5 "
-        "points below dense (section 4)",
-        "for >= 1.5 %",
-        ("vgg_19",),
-        _compare(_points_better_at_the_end, ("ticket", 0.02), _DENSE),
-        "points",
-        above=-0.5,
-    ),
-    Claim(
-        "C10",
-        "Structure alone does not explain a ticket: reinitialised it is "
-        "worse, mean over 21 to 3.5 % (section 5)",
-        "worse",
-        ("lenet_300_100", "conv_2", "conv_4", "conv_6"),
-        _mean_lead("ticket", "reinit", 0.211, 0.035),
-        "points",
+    *(
+        Claim(
+            f"C10 {name}",
+            f"{name}: structure alone does not explain a ticket: reinitialised "
+            "it is worse, mean over 21 to 3.6 % (section 5)",
+            "worse",
+            Needs(name),
+            _mean_lead("ticket", "reinit", 0.211, 0.036),
+            "points",
+            _above(least),
+            effect=effect,
+            spread=spread,
+        )
+        for name, least, effect, spread in (
+            ("lenet_300_100", 0.25, 0.5, 0.1),
+            *((name, 1.0, 3.0, 0.6) for name in _CONVOLUTIONS),
+        )
     ),
 ]

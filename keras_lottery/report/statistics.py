@@ -86,6 +86,65 @@ def evenly_spaced(items, count=5):
     return [items[round(i * step)] for i in range(count)]
 
 
+class Trial:
+    """The results of one trial, by arm and density.
+
+    Where a ticket was reinitialised several times, its reinitialisation is
+    the mean of them.
+
+    Args:
+        results: iterable of `experiments.Result`.
+    """
+
+    def __init__(self, results):
+        levels = collections.defaultdict(list)
+        for result in results:
+            arm = "reinit" if result.arm in _REINITS else result.arm
+            levels[arm, result.level].append(result)
+        self._arms = collections.defaultdict(list)
+        for (arm, _), draws in sorted(levels.items()):
+            self._arms[arm].append(_mean_result(draws))
+
+    def has(self, arm):
+        """Whether an arm was trained."""
+        return arm in self._arms
+
+    def at(self, arm, density):
+        """The result of an arm nearest to a density, or `None`."""
+        levels = self._arms.get(arm, ())
+        if not levels:
+            return None
+        near = min(levels, key=lambda r: abs(r.density - density))
+        close = abs(near.density - density) <= 0.1 * density
+        return near if close else None
+
+    def within(self, arm, high, low):
+        """Results of an arm with densities from `high` down to `low`."""
+        return [
+            r
+            for r in self._arms.get(arm, ())
+            if low * 0.97 <= r.density <= high * 1.03
+        ]
+
+
+# 1803.03635, section 2: three for each ticket.
+_REINITS = "reinit", "reinit_2", "reinit_3"
+
+
+def _mean_result(draws):
+    numbers = (
+        "early_stop_iteration",
+        "early_stop_test_accuracy",
+        "final_train_accuracy",
+        "final_test_accuracy",
+    )
+    means = {
+        name: statistics.fmean(getattr(result, name) for result in draws)
+        for name in numbers
+    }
+    return dataclasses.replace(draws[0], **means)
+
+
 @dataclasses.dataclass(frozen=True)
 class Difference:
     """One arm minus another, over the trials that have both.

@@ -5,6 +5,7 @@ Figures and the page write numbers as tables do, by the same functions.
 
 import functools
 import inspect
+import math
 
 import pandas
 
@@ -135,24 +136,55 @@ def summary(results):
     return _without_trailing_spaces(text)
 
 
+_CLAIM_COLUMNS = (
+    "claim",
+    "in the paper",
+    "counts",
+    "measured here",
+    "scale",
+    "verdict",
+)
+
+
 def verdicts_text(verdicts):
-    """The verdicts on claims, and what each claim says, as text.
+    """The verdicts on claims, what each says, and why one is open, as text.
 
     Args:
         verdicts: list of `claims.Verdict`.
     """
     table = pandas.DataFrame(
-        [
-            [v.claim.id, v.claim.paper, _measured(v), v.verdict]
-            for v in verdicts
-        ],
-        columns=["claim", "in the paper", "measured here", "verdict"],
+        [_claim_cells(v) for v in verdicts], columns=_CLAIM_COLUMNS
     )
-    texts = pandas.DataFrame(
-        [[v.claim.id, v.claim.text] for v in verdicts],
-        columns=["claim", "says"],
+    says = {v.claim.id: v.claim.text for v in verdicts}
+    texts = pandas.DataFrame(says.items(), columns=["claim", "says"])
+    whys = {v.claim.id: v.why for v in verdicts if v.why}
+    parts = [_left_aligned(table), _left_aligned(texts)]
+    if whys:
+        frame = pandas.DataFrame(whys.items(), columns=["claim", "why it is open"])
+        parts.append(_left_aligned(frame))
+    return "\n\n".join(parts)
+
+
+def _claim_cells(v):
+    return [
+        v.claim.id,
+        v.claim.paper,
+        _counts(v.claim),
+        _measured(v),
+        v.scale,
+        v.verdict,
+    ]
+
+
+def _counts(claim):
+    """The range in which the quantity counts as what is claimed."""
+    low, high = (
+        None if math.isinf(end) else f"{claim.shown(end):.3g}"
+        for end in claim.holds
     )
-    return f"{_left_aligned(table)}\n\n{_left_aligned(texts)}"
+    if low is None or high is None:
+        return f"> {low}" if high is None else f"< {high}"
+    return f"{low} to {high}"
 
 
 def _left_aligned(table):
@@ -268,25 +300,21 @@ def verdicts(found):
     Args:
         found: list of `claims.Verdict`.
     """
-    rows = [
-        [
-            v.claim.id,
-            v.claim.text,
-            v.claim.paper,
-            _measured(v).replace("-", "\N{MINUS SIGN}") or _DASH,
-            html.marked(v.verdict),
-        ]
-        for v in found
-    ]
-    names = ["claim", "says", "in the paper", "measured here", "verdict"]
+    rows = []
+    for v in found:
+        id, *cells, verdict = _claim_cells(v)
+        cells = [c.replace("-", "\N{MINUS SIGN}") or _DASH for c in cells]
+        marked = html.marked(verdict)
+        rows.append([id, v.claim.text, *cells, marked, v.why or _DASH])
+    names = ["claim", "says", *_CLAIM_COLUMNS[1:], "why it is open"]
     return html.table("Claims", names, rows, kind="text")
 
 
 def _measured(v):
-    if not v.trials:
+    if v.mean is None:
         return ""
     numbers = f"{v.mean:.2f}"
-    if v.trials > 1:
+    if v.low is not None:
         numbers += f" [{v.low:.2f}, {v.high:.2f}]"
     return f"{numbers} {v.claim.unit}, {plural(v.trials, 'trial')}"
 
