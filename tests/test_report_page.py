@@ -236,7 +236,7 @@ def test_the_headline_without_tickets(tmp_path):
 def test_a_run_that_is_not_the_papers_says_so(tmp_path):
     bare(tmp_path, rows([0.9, 0.91], [50, 40]), dataset="digits")
     text = pathlib.Path(report.write(tmp_path)).read_text()
-    assert "about mnist with 50,000 iterations; this is digits" in text
+    assert "the run is of digits, not mnist" in text
 
 
 @pytest.mark.parametrize("arms", [["ticket"], [f"arm_{i}" for i in range(16)]])

@@ -42,6 +42,8 @@ class Needs:
         """
         recipe = self.recipe
         rate = self.learning_rate or recipe.learning_rate
+        # What an older run left open was that of the recipe.
+        own = experiment.get("learning_rate") or recipe.learning_rate
         dropout = bool(experiment.get("dropout"))
         if experiment["model"] != self.model:
             return 9, f"no run of {self.model}"
@@ -57,9 +59,8 @@ class Needs:
                     f"has {'no ' if self.dropout else ''}dropout",
                 ),
                 (
-                    not math.isclose(experiment["learning_rate"], rate),
-                    f"has the learning rate {experiment['learning_rate']}, "
-                    f"not {rate}",
+                    not math.isclose(own, rate),
+                    f"has the learning rate {own}, not {rate}",
                 ),
                 (
                     self.warmup is not None

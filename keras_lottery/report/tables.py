@@ -160,7 +160,9 @@ def verdicts_text(verdicts):
     whys = {v.claim.id: v.why for v in verdicts if v.why}
     parts = [_left_aligned(table), _left_aligned(texts)]
     if whys:
-        frame = pandas.DataFrame(whys.items(), columns=["claim", "why it is open"])
+        frame = pandas.DataFrame(
+            whys.items(), columns=["claim", "why it is open"]
+        )
         parts.append(_left_aligned(frame))
     return "\n\n".join(parts)
 
