@@ -10,6 +10,16 @@ The networks take images in [0, 1], as `keras_lottery.datasets` returns them.
 With the argument `standardize` the standardisation of the channels is the
 first layer of the network, so that a served model takes the same images.
 
+The two deep networks are trained as Keras' users train them. The authors' later
+code (open_lth, PyTorch) differs in four points, each of which is an argument:
+
+| argument | default | authors | what it does |
+|---|---|---|---|
+| `norm_epsilon` | 1e-3 | 1e-5 | is added to the variance of batch norm |
+| `norm_momentum` | 0.99 | 0.9 | is kept of its averages at each step |
+| `padding` | "same" | "symmetric" | pads strides on one side, or on both |
+| `decayed` | "kernels" | "all" | "all": also biases and batch norm |
+
 Kernels start from the paper's "Gaussian Glorot": a normal distribution of
 standard deviation sqrt(2 / (fan_in + fan_out)), and not
 `keras.initializers.GlorotNormal`, which has the same deviation but cuts the
@@ -22,7 +32,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lottery.checks import check_integer, check_rate, is_number
+from keras_lottery.checks import (
+    check_choice,
+    check_integer,
+    check_positive,
+    check_rate,
+    is_number,
+)
 
 
 def lenet_300_100(
@@ -129,6 +145,10 @@ def resnet_18(
     augment=False,
     seed=None,
     standardize=None,
+    norm_epsilon=1e-3,
+    norm_momentum=0.99,
+    padding="same",
+    decayed="kernels",
 ):
     """What the paper calls ResNet-18: the ResNet-20 for CIFAR.
 
@@ -147,12 +167,18 @@ def resnet_18(
         standardize: optional pair (mean, deviation) of sequences with one
             float per channel, as `Dataset.channel_statistics` returns it. The
             first layer subtracts the mean and divides by the deviation.
+        norm_epsilon: float, added to the variance of batch norm.
+        norm_momentum: float, kept of its moving averages at each step.
+        padding: `"same"` or `"symmetric"`, of convolutions with strides.
+        decayed: `"kernels"` or `"all"`, what weight decay acts on.
 
     Returns:
         A built `keras.Model`: (batch, *input_shape) -> (batch, classes).
     """
     _check(input_shape, classes, seed, smallest=4)
-    options = {"seed": seed, "weight_decay": _decay(weight_decay)}
+    options = _deep_options(
+        seed, weight_decay, norm_epsilon, norm_momentum, padding, decayed
+    )
     inputs, x = _images(input_shape, standardize)
     x = _augmented(x, seed) if augment else x
     x = _normalised(x, 16, "conv1", **options)
@@ -171,6 +197,10 @@ def vgg_19(
     augment=False,
     seed=None,
     standardize=None,
+    norm_epsilon=1e-3,
+    norm_momentum=0.99,
+    padding="same",
+    decayed="kernels",
 ):
     """VGG-19 for CIFAR: 2x64, 2x128, 4x256, 4x512, 4x512, average pool.
 
@@ -178,7 +208,9 @@ def vgg_19(
     Args and returns are those of `resnet_18`.
     """
     _check(input_shape, classes, seed, smallest=16)
-    options = {"seed": seed, "weight_decay": _decay(weight_decay)}
+    options = _deep_options(
+        seed, weight_decay, norm_epsilon, norm_momentum, padding, decayed
+    )
     inputs, x = _images(input_shape, standardize)
     x = _augmented(x, seed) if augment else x
     blocks = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
@@ -342,26 +374,71 @@ def _residual(x, width, name, strides, **options):
     return keras.layers.ReLU(name=f"{name}_relu")(x)
 
 
-def _normalised(x, width, name, relu=True, **options):
+def _deep_options(seed, weight_decay, epsilon, momentum, padding, decayed):
+    """What the layers of a deep network have in common, a dict."""
+    check_choice("padding", padding, ("same", "symmetric"))
+    check_choice("decayed", decayed, ("kernels", "all"))
+    check_positive("norm_epsilon", epsilon)
+    check_rate("norm_momentum", momentum)
+    decay = _decay(weight_decay)
+    others = decay if decayed == "all" else None
+    return {
+        "seed": seed,
+        "weight_decay": decay,
+        "padding": padding,
+        "norm": {
+            "epsilon": epsilon,
+            "momentum": momentum,
+            "gamma_regularizer": others,
+            "beta_regularizer": others,
+        },
+    }
+
+
+def _normalised(x, width, name, norm, relu=True, **options):
     # No bias: the normalisation that follows would take it away again.
     x = _conv2d(x, width, name, use_bias=False, **options)
-    x = keras.layers.BatchNormalization(name=f"{name}_bn")(x)
+    x = keras.layers.BatchNormalization(name=f"{name}_bn", **norm)(x)
     return keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 
-def _classifier(inputs, x, classes, name, seed, weight_decay):
+def _classifier(inputs, x, classes, name, seed, weight_decay, norm, padding):
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     outputs = _dense(
-        x, classes, "output", seed, kernel_regularizer=weight_decay
+        x,
+        classes,
+        "output",
+        seed,
+        kernel_regularizer=weight_decay,
+        bias_regularizer=norm["gamma_regularizer"],
     )
     return keras.Model(inputs, outputs, name=name)
 
 
-def _conv2d(x, width, name, seed, size=3, weight_decay=None, **options):
+def _conv2d(
+    x,
+    width,
+    name,
+    seed,
+    size=3,
+    weight_decay=None,
+    padding="same",
+    strides=1,
+    **options,
+):
+    if padding == "symmetric" and strides > 1:
+        # "same" would pad on one side only.
+        padding = "valid"
+        if size > 1:
+            pad = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")
+            x = pad(x)
+    elif padding == "symmetric":
+        padding = "same"
     return keras.layers.Conv2D(
         width,
         size,
-        padding="same",
+        strides,
+        padding=padding,
         kernel_initializer=_gaussian_glorot(seed, name),
         kernel_regularizer=weight_decay,
         name=name,

@@ -15,9 +15,10 @@ class Recipe:
 
     `rate` is that of fully-connected layers where `rates`, pairs of regular
     expression and rate, give convolutions one of their own. The learning
-    rate rises from 0 to `learning_rate` in `warmup` steps and is divided by
-    10 at each step of `drops`. `iterations` are training steps per level;
-    `dropout`, `weight_decay` and `augment` are arguments of the network.
+    rate rises from 0 to `learning_rate` in the fraction `warmup` of the
+    budget and is divided by 10 at each of the fractions `drops`, so that the
+    whole schedule goes with the budget. `iterations` are training steps per
+    level; `dropout`, `weight_decay` and `augment` are arguments of the network.
     `standardize` says whether the network standardises the channels of its
     images by the statistics of the training set. An `output_rate` of `None`
     stands for half of `rate`.
@@ -33,7 +34,7 @@ class Recipe:
     rates: tuple = ()
     scope: str = "layerwise"
     momentum: float = 0.0
-    warmup: int = 0
+    warmup: float = 0.0
     drops: tuple = ()
     dropout: float = 0.0
     weight_decay: float = 0.0
@@ -104,12 +105,12 @@ RECIPES = {
         128,
         30_000,
         rates=(("shortcut", 0.0),),
-        warmup=20_000,
-        drops=(20_000, 25_000),
+        warmup=20_000 / 30_000,
+        drops=(20_000 / 30_000, 25_000 / 30_000),
     ),
     # Epochs 80 and 120 of 160, at 703 steps of 64 out of 45,000 examples.
     "vgg_19": _deep_recipe(
-        0.1, 64, 112_480, warmup=10_000, drops=(56_240, 84_360)
+        0.1, 64, 112_480, warmup=10_000 / 112_480, drops=(0.5, 0.75)
     ),
 }
 

@@ -5,12 +5,14 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from small import same
 
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.arms_at_initialisation import (
     grasp_scores,
+    scored_model,
     snip_scores,
     synflow_masks,
     synflow_scores,
@@ -358,6 +360,66 @@ def test_synflow_of_a_linear_network():
     # Every path from an input to the output, once for each weight on it.
     assert np.array_equal(scores["k0"], [[10, 200], [30, 400]])
     assert np.array_equal(scores["k1"], [[40], [600]])
+
+
+def hessian_by_differences(function, kernels, direction, step=1e-4):
+    """H v, of the gradients that a function returns, by central differences."""
+    before = [variable.numpy() for variable in kernels.values()]
+    ends = []
+    for sign in (1, -1):
+        for variable, value, way in zip(kernels.values(), before, direction):
+            variable.assign(value + sign * step * way)
+        ends.append(function())
+    for variable, value in zip(kernels.values(), before):
+        variable.assign(value)
+    return [(a - b) / (2 * step) for a, b in zip(*ends)]
+
+
+def test_grasp_is_exact_through_batch_norm_and_without_chance():
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("float64")
+    try:
+        inputs = keras.Input((6, 6, 2), dtype="float64")
+        x = keras.layers.Conv2D(4, 3, name="conv", use_bias=False)(inputs)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+        x = keras.layers.Dropout(0.5)(keras.layers.Flatten()(x))
+        model = keras.Model(inputs, keras.layers.Dense(3, name="out")(x))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    layers = [model.get_layer(name) for name in ("conv", "out")]
+    kernels = {layer.name: layer.kernel for layer in layers}
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(12, 6, 6, 2)), np.arange(12) % 3
+    scored, copies = scored_model(model, kernels)
+    assert all(copies[p] is not kernels[p] for p in kernels)
+    # As in training, but for what is drawn.
+    without = keras.models.clone_model(
+        model,
+        clone_function=lambda layer: (
+            keras.layers.Identity()
+            if isinstance(layer, keras.layers.Dropout)
+            else layer.__class__.from_config(layer.get_config())
+        ),
+    )
+    without.set_weights(model.get_weights())
+    np.testing.assert_allclose(scored(x), without(x, training=True), rtol=1e-5)
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(
+                tf.nn.sparse_softmax_cross_entropy_with_logits(
+                    y, scored(x) / 200.0
+                )
+            )
+        values = [variable.value for variable in copies.values()]
+        return [g.numpy() for g in tape.gradient(loss, values)]
+
+    products = hessian_by_differences(gradients, copies, gradients())
+    found = grasp_scores(scored, copies, [(x, y)])
+    for (path, variable), product in zip(copies.items(), products):
+        np.testing.assert_allclose(
+            found[path], variable.numpy() * product, rtol=1e-4, atol=1e-12
+        )
 
 
 SINGLE = Pattern(

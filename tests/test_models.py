@@ -318,3 +318,34 @@ def test_refuses_wrong_statistics(statistics):
 def test_refuses_wrong_values(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_the_deep_networks_can_be_as_the_authors_have_them():
+    usual = models.resnet_18(seed=0)
+    authors = models.resnet_18(
+        seed=0,
+        norm_epsilon=1e-5,
+        norm_momentum=0.9,
+        padding="symmetric",
+        decayed="all",
+    )
+    assert [v.path for v in usual.weights] == [v.path for v in authors.weights]
+    for a, b in zip(usual.get_weights(), authors.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    norm = authors.get_layer("conv1_bn")
+    assert (norm.epsilon, norm.momentum) == (1e-5, 0.9)
+    assert norm.gamma.regularizer is not None
+    assert usual.get_layer("conv1_bn").gamma.regularizer is None
+    output = authors.get_layer("output")
+    assert output.bias.regularizer is not None
+    # Strides see the same neighbours on both sides.
+    name = "stage2_block1_conv1"
+    x = np.zeros((1, 32, 32, 3), "float32")
+    for model, padded in ((usual, False), (authors, True)):
+        layers = [layer.name for layer in model.layers]
+        assert (f"{name}_pad" in layers) == padded
+        assert model.get_layer(name).output.shape == (None, 16, 16, 32)
+        assert np.isfinite(model(x)).all()
+    for wrong in ({"padding": "valid"}, {"decayed": "biases"}):
+        with pytest.raises(ValueError, match="must be"):
+            models.vgg_19(**wrong)

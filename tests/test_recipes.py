@@ -1,9 +1,12 @@
 """Recipes: the paper's numbers, and that they fit its networks."""
 
+import dataclasses
+
 import keras
 import pytest
 
 from keras_lottery import models, recipes, scopes
+from keras_lottery.experiments import Experiment
 from keras_lottery.recipes import WarmupAndDrops
 
 
@@ -69,3 +72,19 @@ def test_comes_back_from_its_configuration():
     assert made["registered_name"] == "keras_lottery>WarmupAndDrops"
     again = keras.saving.deserialize_keras_object(made)
     assert rates(again, 3, 21, 30) == rates(schedule, 3, 21, 30)
+
+
+def test_schedules_go_with_the_budget():
+    paper = Experiment(dataset="cifar10", model="resnet_18")
+    assert (paper.warmup, paper.drops) == (20_000, (20_000, 25_000))
+    tenth = dataclasses.replace(
+        paper, iterations=3_000, warmup=None, drops=None
+    )
+    assert (tenth.warmup, tenth.drops) == (2_000, (2_000, 2_500))
+    vgg = Experiment(dataset="cifar10", model="vgg_19")
+    assert (vgg.warmup, vgg.drops) == (10_000, (56_240, 84_360))
+    own = dataclasses.replace(
+        paper, iterations=1_000, warmup=0.25, drops=("0.5", 750)
+    )
+    assert (own.warmup, own.drops) == (250, (500, 750))
+    assert type(own.warmup) is int and type(own.drops[0]) is int

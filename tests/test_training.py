@@ -82,6 +82,10 @@ def fit_same_batches(model, x, y, seed, start, stop):
     ).history
 
 
+def regularized(model):
+    return [v for v in model.trainable_weights if v.regularizer is not None]
+
+
 def assert_as_fit(model, backend, shape=(6,), tolerance=1e-5):
     """From one state, `fit` and the loop end in the same state."""
     loop = loop_on(model, backend, shape, eval_every=STEPS)
@@ -99,9 +103,11 @@ def assert_as_fit(model, backend, shape=(6,), tolerance=1e-5):
     assert any((a != b).any() for a, b in zip(start, moved))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+    # One evaluation, with the weights that the training ended with.
+    decay = sum(float(v.regularizer(v)) for v in regularized(model))
     for curve, key in (
         (run.train_loss, "loss"),
-        (run.val_loss, "val_loss"),
+        (run.val_loss + decay, "val_loss"),
         (run.val_accuracy, "val_accuracy"),
     ):
         np.testing.assert_allclose(
@@ -145,6 +151,25 @@ def test_optimizers_as_fit(name, backend):
         # As many finite steps as make the scale grow, to see it grow.
         model.optimizer.dynamic_growth_steps = 5
     assert_as_fit(model, backend)
+
+
+@pytest.mark.parametrize("backend", ["graph", "fit"])
+def test_the_penalty_of_weight_decay_is_no_loss(backend):
+    decays = keras.regularizers.L2(0.1), None
+    losses, penalties = [], []
+    for decay in decays:
+        keras.utils.set_random_seed(1)
+        layers = [
+            keras.layers.Dense(4, kernel_regularizer=decay),
+            keras.layers.Dense(3, bias_regularizer=decay),
+        ]
+        model = compiled(keras.Sequential([keras.Input((6,)), *layers]))
+        loop = loop_on(model, backend)
+        losses.append(loop.evaluate("validation"))
+        whole = model.evaluate(*data(30, (6,), seed=1), verbose=0)
+        penalties.append(whole[0] - losses[-1][0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert penalties[0] > 0.01 and penalties[1] == pytest.approx(0, abs=1e-6)
 
 
 class Subclassed(keras.Model):

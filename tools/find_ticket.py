@@ -16,7 +16,11 @@ from absl import flags
 common.start()
 
 from keras_lottery import report  # noqa: E402
-from keras_lottery.experiments import Experiment, Progress  # noqa: E402
+from keras_lottery.experiments import (  # noqa: E402
+    Experiment,
+    Progress,
+    Run,
+)
 
 _RUN = ("run_dir", "workers", "scheduler", "tensorboard_dir")
 
@@ -29,8 +33,8 @@ def main():
     experiment = Experiment(**common.values(Experiment))
     options = common.values(Experiment.run, _RUN)
     results = experiment.run(progress=Progress(), **options)
-    print(report.summary(results))
     run_dir = options["run_dir"] or experiment.default_run_dir
+    print(report.summary(results, Run(run_dir).prunable_share))
     print(f"\nThe report is {report.write(run_dir)}")
     print(f"Everything else is in {run_dir}: results.csv, figures/, tickets/")
 

@@ -5,10 +5,13 @@ ticket's density at each level, and trained from the initial weights. Scores
 are computed in float32 on a plain model that is thrown away; the lowest go.
 """
 
+import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from keras_lottery.experiments.arms import arm, keep_highest
+from keras_lottery.graph import copied, graph_of, rebuild
 
 _BATCH = 100
 _TEMPERATURE = 200.0
@@ -62,7 +65,7 @@ def snip_scores(model, kernels, batches):
         model: `keras.Model` that returns logits.
         kernels: dict, path -> `keras.Variable`.
         batches: list of pairs (x, y). The loss is the mean over all, without
-            weight decay; batch norm normalises by the batch, as in training.
+            weight decay.
 
     Returns:
         A dict, path -> array.
@@ -166,7 +169,59 @@ def _pruned(bench, level, score):
 
 
 def _scores(bench, score):
-    return score(*bench.initial_model(), _batches(bench))
+    return score(*scored_model(*bench.initial_model()), _batches(bench))
+
+
+class _BatchStatistics(keras.layers.Layer):
+    """Normalises by the batch, and can be differentiated twice.
+
+    The moments that Keras' layer takes stop a gradient, which the first
+    derivative does not need and the second does.
+    """
+
+    def __init__(self, normalisation):
+        super().__init__(
+            name=normalisation.name, dtype=normalisation.dtype_policy
+        )
+        self.epsilon = normalisation.epsilon
+        self.gamma, self.beta = normalisation.gamma, normalisation.beta
+
+    def call(self, x, training=None, mask=None):
+        axes = list(range(len(x.shape) - 1))
+        centred = x - ops.mean(x, axes, keepdims=True)
+        variance = ops.mean(ops.square(centred), axes, keepdims=True)
+        x = centred / ops.sqrt(variance + self.epsilon)
+        return x * self.gamma + self.beta
+
+
+def scored_model(model, kernels):
+    """The model of which scores are taken: as in training, without chance.
+
+    Batch norm normalises by the batch; dropout and augmentation are off.
+
+    Args:
+        model: functional `keras.Model`.
+        kernels: dict, path -> `keras.Variable` of it.
+
+    Returns:
+        A pair: the new `keras.Model`, of which the weights are copies, and
+        the dict of its variables.
+    """
+    graph = graph_of(model)
+
+    def make(call):
+        if type(call.layer) is keras.layers.BatchNormalization:
+            return _BatchStatistics(call.layer), []
+        return copied(call)
+
+    scored = rebuild(graph, make)
+    places = {
+        id(variable): scored.get_layer(call.name).weights[i]
+        for call in graph.calls
+        if type(call.layer) is not keras.layers.BatchNormalization
+        for i, variable in enumerate(call.layer.weights)
+    }
+    return scored, {path: places[id(v)] for path, v in kernels.items()}
 
 
 def _batches(bench):
@@ -181,7 +236,7 @@ def _batches(bench):
 
 def _gradients(model, kernels, x, y, temperature=1.0):
     with tf.GradientTape() as tape:
-        logits = model(x, training=True) / temperature
+        logits = model(x, training=False) / temperature
         loss = tf.reduce_mean(
             tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
         )

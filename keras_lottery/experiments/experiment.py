@@ -50,14 +50,18 @@ class Experiment(Protocol):
         optimizer: optional str, a name that Keras knows.
         learning_rate: optional float.
         momentum: optional float, of `"sgd"` and `"rmsprop"`.
-        warmup: optional int, steps in which the learning rate rises from 0.
-        drops: optional tuple of int, steps at which it is divided by 10.
+        warmup: optional float, steps in which the learning rate rises from 0;
+            below 1, the fraction of `iterations`.
+        drops: optional tuple of float, steps at which it is divided by 10;
+            below 1, fractions of `iterations`.
         dropout: optional float, of the Conv networks.
         weight_decay: optional float, of the deep networks.
         augment: optional bool, of the deep networks: whether training images
             are flipped and shifted at random.
         standardize: optional bool, whether a network begins by standardising
             each channel, by mean and deviation of the training examples.
+        network: tuple of pairs, or of NAME:VALUE: further arguments of the
+            network, such as norm_epsilon:1e-5; see `keras_lottery.models`.
         eval_every: optional int, iterations between evaluations. Defaults to
             a fiftieth of `iterations`, at most 100.
         early_stop_metric: `"val_loss"` or `"val_accuracy"`.

@@ -1,8 +1,10 @@
 """Protocol: everything that determines the numbers of an experiment."""
 
+import contextlib
 import dataclasses
 import inspect
 import json
+import math
 import zlib
 
 import keras
@@ -52,12 +54,13 @@ class Protocol:
     optimizer: str | None = None
     learning_rate: float | None = None
     momentum: float | None = None
-    warmup: int | None = None
+    warmup: float | None = None
     drops: tuple | None = None
     dropout: float | None = None
     weight_decay: float | None = None
     augment: bool | None = None
     standardize: bool | None = None
+    network: tuple = ()
     eval_every: int | None = None
     early_stop_metric: str = "val_loss"
     trials: int = 1
@@ -109,9 +112,9 @@ class Protocol:
                 "that its function compiles keeps its own. "
                 f"Received: optimizer={self.optimizer!r}"
             )
-        for name in ("arms", "rates", "drops"):
+        for name in ("arms", "rates", "drops", "network"):
             value = getattr(self, name)
-            optional = name != "arms" and value is None
+            optional = name in ("rates", "drops") and value is None
             if not optional and not isinstance(value, (tuple, list, dict)):
                 raise ValueError(
                     f"`{name}` must be a tuple. Received: {name}={value!r}"
@@ -139,7 +142,13 @@ class Protocol:
         rates = self.rates
         pairs = rates.items() if isinstance(rates, dict) else rates
         self._set("rates", tuple(map(_named_rate, pairs)))
-        self._set("drops", tuple(map(_step, self.drops)))
+        options = self.network
+        pairs = options.items() if isinstance(options, dict) else options
+        self._set("network", tuple(map(_named_option, pairs)))
+        budget = self.iterations
+        self._set("warmup", _steps("warmup", self.warmup, budget, 0))
+        drops = (_steps("drops", drop, budget, 1) for drop in self.drops)
+        self._set("drops", tuple(drops))
 
     @property
     def recipe(self):
@@ -174,8 +183,14 @@ class Protocol:
         known = ()
         if not callable(self.model):
             known = inspect.signature(models.get(self.model)).parameters
-        for name in _OF_A_NETWORK:
-            value = getattr(self, name)
+        for name, _ in self.network:
+            if name in (*_OF_A_NETWORK, *_OF_EVERY_NETWORK):
+                raise ValueError(
+                    "`network` must name arguments that the experiment does "
+                    f"not have or set. Received: {name!r}"
+                )
+        given = {name: getattr(self, name) for name in _OF_A_NETWORK}
+        for name, value in (given | dict(self.network)).items():
             if value and name not in known:
                 raise ValueError(
                     f"`{name}` must be left out with a model that does not "
@@ -303,6 +318,7 @@ class Protocol:
                 seed=seed,
                 standardize=statistics,
                 **{name: getattr(self, name) for name in _OF_A_NETWORK},
+                **dict(self.network),
             )
 
     def wrapped_model(self, data, seed=0):
@@ -417,10 +433,12 @@ _OF_AN_OPTIMIZER = (
     "drops",
 )
 _OF_A_NETWORK = ("dropout", "weight_decay", "augment")
+_OF_EVERY_NETWORK = ("input_shape", "classes", "seed", "standardize")
 _OF_A_TRAINING = (
     "dataset",
     "model",
     *_OF_A_NETWORK,
+    "network",
     "standardize",
     "iterations",
     "batch_size",
@@ -456,10 +474,31 @@ def _named_rate(pair):
     return name, rate
 
 
-def _step(drop):
+def _named_option(pair):
     try:
-        return check_integer("drops", int(drop), minimum=1)
-    except ValueError:
+        # On a command line a pair is NAME:VALUE.
+        name, value = pair.split(":", 1) if isinstance(pair, str) else pair
+    except (TypeError, ValueError):
         raise ValueError(
-            f"`drops` must be steps, at least 1. Received: {drop!r}"
+            "`network` must be pairs of a name and a value, or NAME:VALUE. "
+            f"Received: {pair!r}"
         ) from None
+    with contextlib.suppress(TypeError, ValueError):
+        value = float(value)
+    return str(name), value
+
+
+def _steps(name, given, budget, minimum):
+    """Steps of a schedule, which may be given as a fraction of the budget."""
+    try:
+        number = float(given)
+    except (TypeError, ValueError):
+        number = math.nan
+    if 0 < number < 1 and isinstance(budget, int):
+        return max(minimum, round(number * budget))
+    if number != round(number, 0) or number < minimum:
+        raise ValueError(
+            f"`{name}` must be steps, at least {minimum}, or a fraction of "
+            f"`iterations`, below 1. Received: {given!r}"
+        )
+    return int(number)

@@ -278,6 +278,21 @@ class Run:
         """The `Ticket` in a file; `None` if there is none or it is damaged."""
         return _intact(Ticket.load, path)
 
+    @property
+    def prunable_share(self):
+        """Prunable weights / weights of all kernels, a fraction.
+
+        Below 1 where a layer is left alone, as the paper leaves shortcuts;
+        `None` if no ticket is there.
+        """
+        for result in self.results:
+            ticket = self.load_ticket(result.trial, "ticket", result.level)
+            if ticket is not None:
+                weights = ticket.rewind_point.weights.values()
+                kernels = sum(a.size for a in weights if a.ndim > 1)
+                return sum(m.size for m in ticket.masks.values()) / kernels
+        return None
+
     def ticket_path(self, trial, arm, level):
         """The path of a level's ticket."""
         branch = () if arm == "ticket" else (arm,)

@@ -253,7 +253,11 @@ def _layers(measurements):
     tickets = measurements.tickets
     if not tickets.layers:
         return ""
-    return tables.layer_densities(tickets, measurements.levels("ticket"))
+    return tables.layer_densities(
+        tickets,
+        measurements.levels("ticket"),
+        measurements.run.prunable_share,
+    )
 
 
 def _between_arms(measurements):

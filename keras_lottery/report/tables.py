@@ -94,11 +94,23 @@ _ALL_COLUMNS = (
 _DASH = "\N{EN DASH}"
 
 
-def summary(results):
+def of_all_weights(density, share):
+    """The density over the weights of all kernels.
+
+    Args:
+        density: float, over those that are pruned.
+        share: float, `Run.prunable_share`.
+    """
+    return 1 - share * (1 - density)
+
+
+def summary(results, share=None):
     """Early stopping and accuracy of each arm at each level, as text.
 
     Args:
         results: list of `experiments.Result`.
+        share: optional float, `Run.prunable_share`: where some kernels are
+            not pruned, a column has the density over all of them.
 
     Returns:
         A str of lines: density, then for each arm the early-stop iteration,
@@ -124,6 +136,10 @@ def summary(results):
         ("", "level"): levels,
         ("", "density"): [f"{densities[level]:.2%}" for level in levels],
     }
+    if share not in (None, 1.0):
+        table["", "of all"] = [
+            f"{of_all_weights(densities[level], share):.2%}" for level in levels
+        ]
     for arm in arms:
         for title, form, by_arm in measured:
             means = {p.level: form(p.mean) for p in by_arm[arm]}
@@ -269,23 +285,27 @@ def _p(p):
     return _DASH if p is None else f"{p:.3g}"
 
 
-def layer_densities(tickets, levels):
+def layer_densities(tickets, levels, share):
     """Density of each layer at each level, as HTML.
 
     Args:
         tickets: `statistics.TicketStatistics`.
         levels: dict, level -> density of the network.
+        share: float, `Run.prunable_share`.
     """
     rows = [
         [
             percent(density),
+            percent(of_all_weights(density, share)),
             *(_share(tickets.densities[level, one]) for one in tickets.layers),
         ]
         for level, density in levels.items()
         if (level, tickets.layers[0]) in tickets.densities
     ]
     return html.table(
-        "Density of each layer (%)", ["network", *tickets.layers], rows
+        "Density of each layer (%)",
+        ["prunable", "all kernels", *tickets.layers],
+        rows,
     )
 
 

@@ -110,6 +110,25 @@ def evaluate(model, blocks):
     return loss_and_accuracy(results)
 
 
+def penalty(model):
+    """What the regularizers of weights add to the loss.
+
+    Args:
+        model: A compiled model.
+
+    Returns:
+        A float; 0 for a model with a `test_step` of its own, of which the
+        loss is whatever it says.
+    """
+    if _defined_by(model, "test_step"):
+        return 0.0
+    return sum(
+        float(variable.regularizer(variable))
+        for variable in model.trainable_weights
+        if variable.regularizer is not None
+    )
+
+
 def _paused(model):
     """The `fit` of a wrapped model would be a round."""
     lottery = getattr(model, "lottery", None)

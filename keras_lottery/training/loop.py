@@ -210,6 +210,10 @@ class Loop:
     def evaluate(self, data, weights=None):
         """Loss and accuracy of the model, as Keras' `evaluate` gives them.
 
+        But for the penalty of weight decay, which is no part of the loss
+        here: it falls with every weight that is pruned, and losses of
+        different densities could not be compared.
+
         Args:
             data: `"train"`, `"validation"` or `"test"`, or a pair `(x, y)` of
                 arrays or tensors.
@@ -316,8 +320,10 @@ class Loop:
 
     def _evaluate(self, blocks):
         if self.backend == "fit":
-            return fit.evaluate(self.model, blocks)
-        return self._steps_on(self.backend).evaluate(blocks)
+            loss, accuracy = fit.evaluate(self.model, blocks)
+        else:
+            loss, accuracy = self._steps_on(self.backend).evaluate(blocks)
+        return loss - fit.penalty(self.model), accuracy
 
     def _steps_on(self, backend):
         if backend not in self._compiled:
