@@ -14,9 +14,10 @@ from keras_lottery.checks import check_integer
 from keras_lottery.export.compaction import compact
 from keras_lottery.export.litert import to_litert
 from keras_lottery.export.serving import to_serving
-from keras_lottery.export.timing import latencies
+from keras_lottery.export.timing import check_batch_sizes, latencies
 from keras_lottery.wrapping import wrap
 
+BATCH_SIZES = (1, 32, 256)
 # Number of training examples that give int8 the ranges of activations.
 _REPRESENTATIVE = 256
 
@@ -114,7 +115,7 @@ def measure_gains(
     *,
     dense=None,
     representative=None,
-    batch_sizes=(1, 32, 256),
+    batch_sizes: tuple = BATCH_SIZES,
 ):
     """Exports a ticket in every form and measures each of them.
 
@@ -146,8 +147,7 @@ def measure_gains(
     print(measure_gains(model, (x_test, y_test)).table())
     ```
     """
-    for size in batch_sizes:
-        check_integer("batch_sizes", size, minimum=1)
+    batch_sizes = check_batch_sizes(batch_sizes)
     x, y = test
     smaller = compact(model)
     served = {"dense": (dense, "")} if dense is not None else {}
@@ -178,13 +178,14 @@ def measure_gains(
         seconds = latencies(functions, x, batch_sizes)
         return Gains(
             Gain(
-                form,
-                *size,
-                times,
-                accuracy(function, x, y),
-                models[form].count_params(),
-                count_flops(models[form]),
-                note,
+                form=form,
+                bytes=size[0],
+                compressed_bytes=size[1],
+                seconds=times,
+                accuracy=accuracy(function, x, y),
+                parameters=models[form].count_params(),
+                flops=count_flops(models[form]),
+                note=note,
             )
             for times, (form, (size, function, note)) in zip(
                 seconds, exported.items()
@@ -199,6 +200,7 @@ def measure_width_gains(
     rate: float = 0.7,
     epochs: int = 1,
     block_size: str | None = None,
+    batch_sizes: tuple = BATCH_SIZES,
     verbose="auto",
     data_dir: str | None = None,
 ):
@@ -215,12 +217,14 @@ def measure_width_gains(
             removes, and half of it in the output layer.
         epochs: int, of each training.
         block_size: optional str, what is pruned as one: `"4x1"`, `"channel"`.
+        batch_sizes: tuple of int.
         verbose: as in `keras.Model.fit`.
         data_dir: optional str, where TFDS has the data set.
 
     Returns:
         `Gains`.
     """
+    batch_sizes = check_batch_sizes(batch_sizes)
     check_integer("width", width, minimum=1)
     check_integer("rounds", rounds, minimum=1)
     data = datasets.load(dataset, data_dir=data_dir)
@@ -245,6 +249,7 @@ def measure_width_gains(
         data.test,
         dense=dense,
         representative=data.train[0][:_REPRESENTATIVE],
+        batch_sizes=batch_sizes,
     )
     gains.title = f"{model.lottery.density:.2%} of the prunable weights"
     return gains

@@ -13,7 +13,7 @@ from keras_lottery.experiments import Run
 from keras_lottery.export.compaction import compact
 from keras_lottery.export.gains import accuracy
 from keras_lottery.export.litert import to_litert
-from keras_lottery.export.timing import latencies
+from keras_lottery.export.timing import check_batch_sizes, latencies
 
 _FORMS = {"float32": None, "int8": "int8"}
 # Number of training examples that give int8 the ranges of activations.
@@ -105,7 +105,7 @@ class Tradeoff(list):
 def measure_tradeoff(
     run_dirs: tuple,
     forms: tuple = ("float32",),
-    batch_sizes=(1,),
+    batch_sizes: tuple = (1,),
     trial: int = 0,
     data_dir: str | None = None,
 ):
@@ -119,7 +119,7 @@ def measure_tradeoff(
     Args:
         run_dirs: tuple of str, directories of runs of one network.
         forms: tuple of str, `"float32"` and `"int8"`.
-        batch_sizes: sequence of int.
+        batch_sizes: tuple of int.
         trial: int, of which the tickets are written.
         data_dir: optional str, where TFDS has the data set.
 
@@ -139,6 +139,7 @@ def measure_tradeoff(
     """
     for form in forms:
         check_choice("forms", form, list(_FORMS))
+    batch_sizes = check_batch_sizes(batch_sizes)
     runs = [Run.open(path) for path in run_dirs]
     places = [
         (run, level, form)
