@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import tempfile
+from typing import Any
 
 import keras
 import numpy as np
@@ -150,10 +151,14 @@ def measure_gains(
     batch_sizes = check_batch_sizes(batch_sizes)
     x, y = test
     smaller = compact(model)
-    served = {"dense": (dense, "")} if dense is not None else {}
+    served: dict[str, Any] = {}
+    files: dict[str, Any] = {}
+    if dense is not None:
+        served["dense"] = dense, ""
+        files["dense_litert"] = dense, None
     served["masked"] = model, ""
     served["compacted"] = smaller.model, _removed(smaller.removed)
-    files = {"dense_litert": (dense, None)} if dense is not None else {}
+
     files["litert"] = smaller.model, None
     if representative is not None:
         representative = representative[:_REPRESENTATIVE]
