@@ -123,8 +123,8 @@ def measure_gains(
     The forms are `dense`; `masked`, the ticket as it is; `compacted`, without
     dead units: SavedModels, called through `serving_default` as TensorFlow
     Serving does; and LiteRT files, run on one thread: `dense_litert`; the
-    compacted model as `litert` and as `int8`, with sparse kernels where these
-    are measured to be faster. The forms are called alternately.
+    ticket as `litert` and as `int8`, compacted or with sparse kernels,
+    whichever is measured to be faster. The forms are called alternately.
 
     Args:
         model: `keras.Model`, wrapped or not: one image or vector in, one
@@ -155,30 +155,32 @@ def measure_gains(
     files: dict[str, Any] = {}
     if dense is not None:
         served["dense"] = dense, ""
-        files["dense_litert"] = dense, None
+        files["dense_litert"] = dense, dense, None
     served["masked"] = model, ""
     served["compacted"] = smaller.model, _removed(smaller.removed)
 
-    files["litert"] = smaller.model, None
+    files["litert"] = model, smaller.model, None
     if representative is not None:
         representative = representative[:_REPRESENTATIVE]
-        files["int8"] = smaller.model, "int8"
-    models = {form: each for form, (each, _) in (served | files).items()}
+        files["int8"] = model, smaller.model, "int8"
+    models = {form: each for form, (each, _) in served.items()}
     with tempfile.TemporaryDirectory() as directory:
         exported = {
             form: (*_served(each, directory, form, x), note)
             for form, (each, note) in served.items()
         }
-        for form, (each, quantize) in files.items():
-            file = to_litert(
-                each,
+        for form, (whole, small, quantize) in files.items():
+            models[form], file = fastest_litert(
+                whole,
+                small,
                 os.path.join(directory, form),
                 quantize,
                 representative=representative,
                 batch_sizes=batch_sizes,
             )
             size = file.bytes, file.compressed_bytes
-            exported[form] = size, file.load(), file.encoding
+            note = "compacted; " if models[form] is not whole else ""
+            exported[form] = size, file.load(), note + file.encoding
         functions = [function for _, function, _ in exported.values()]
         seconds = latencies(functions, x, batch_sizes)
         return Gains(
@@ -196,6 +198,43 @@ def measure_gains(
                 seconds, exported.items()
             )
         )
+
+
+def fastest_litert(model, smaller, path, quantize, **options):
+    """Writes a model for LiteRT, compacted or not.
+
+    Sparse kernels need blocks where they were pruned, and compaction moves
+    them; so both files are written, and the faster one is kept.
+
+    Args:
+        model: `keras.Model`.
+        smaller: `keras.Model`, the same compacted.
+        path: str, of the file.
+        quantize: as in `to_litert`.
+        **options: further arguments of `to_litert`.
+
+    Returns:
+        A pair: the model that was chosen, and a `LitertFile`.
+    """
+    files = [
+        (each, to_litert(each, f"{path}_{i}", quantize, **options))
+        for i, each in enumerate({id(m): m for m in (model, smaller)}.values())
+    ]
+    if len(files) > 1:
+        sizes = options["batch_sizes"]
+        draw = np.random.default_rng(0)
+        x = draw.random((1, *model.input_shape[1:]), dtype="float32")
+        seconds = latencies([file.load() for _, file in files], x, sizes)
+        # By the sum of ratios: each batch size counts the same.
+        costs = [
+            sum(one[size] / seconds[0][size] for size in sizes)
+            for one in seconds
+        ]
+        best = files[int(np.argmin(costs))]
+    else:
+        best = files[0]
+    os.replace(best[1].path, path)
+    return best[0], dataclasses.replace(best[1], path=path)
 
 
 def measure_width_gains(
