@@ -2,15 +2,19 @@
 
     python tools/measure_gains.py --run_dir=runs/lenet_mnist
     python tools/measure_gains.py --width=4096 --dataset=mnist
+    python tools/measure_gains.py --network=resnet_18 --block_size=channel \\
+        --dataset=cifar10 --rate=0.5
     python tools/measure_gains.py --run_dirs=runs/single,runs/blocks
 
 Of a run it measures the level that tools/export_ticket.py exports, compared
 with level 0, in every form: dense, masked, compacted, and as LiteRT files.
 With --width it first trains a network with two hidden layers of that width,
-and prunes it in a few large rounds. With --run_dirs it measures every level of
-runs of one network, and draws accuracy against latency and size: in the first
-run's directory, where its report shows them, or in --output. All that is
-compared is called alternately. Run nothing else meanwhile.
+and prunes it in a few large rounds. With --network it prunes a network of the
+paper once and trains nothing: for its speed alone. With --run_dirs it measures
+every level of runs of one network, and draws accuracy against latency and
+size: in the first run's directory, where its report shows them, or in
+--output. All that is compared is called alternately. Run nothing else
+meanwhile.
 """
 
 import os
@@ -22,6 +26,7 @@ common.start()
 
 from keras_lottery import report  # noqa: E402
 from keras_lottery.export import (  # noqa: E402
+    measure_network_gains,
     measure_run_gains,
     measure_tradeoff,
     measure_width_gains,
@@ -33,6 +38,7 @@ FLAGS = flags.FLAGS
 
 common.define_flags(measure_run_gains, run_dir=None)
 common.define_flags(measure_width_gains, _WIDTH, width=None)
+common.define_flags(measure_network_gains, ("network",), network=None)
 common.define_flags(measure_tradeoff, _TRADEOFF, run_dirs=())
 flags.DEFINE_string(
     "output", None, "A CSV file to write the table to; with --run_dirs a "
@@ -41,14 +47,17 @@ flags.DEFINE_string(
 
 
 def main():
-    if sum(map(bool, (FLAGS.run_dir, FLAGS.width, FLAGS.run_dirs))) != 1:
+    given = FLAGS.run_dir, FLAGS.width, FLAGS.network, FLAGS.run_dirs
+    if sum(map(bool, given)) != 1:
         raise ValueError(
-            "One of --run_dir, --width and --run_dirs must be given."
+            "One of --run_dir, --width, --network and --run_dirs must be given."
         )
     if FLAGS.run_dirs:
         return _tradeoff()
     if FLAGS.run_dir:
         gains = measure_run_gains(**common.values(measure_run_gains))
+    elif FLAGS.network:
+        gains = measure_network_gains(**common.values(measure_network_gains))
     else:
         gains = measure_width_gains(
             **common.values(measure_width_gains, _WIDTH),

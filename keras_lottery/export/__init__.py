@@ -7,6 +7,7 @@ from keras_lottery.export.gains import (
     Gains,
     accuracy,
     measure_gains,
+    measure_network_gains,
     measure_width_gains,
 )
 from keras_lottery.export.litert import LitertFile, to_litert
@@ -37,6 +38,7 @@ __all__ = [
     "export_run",
     "from_tfmot",
     "measure_gains",
+    "measure_network_gains",
     "measure_run_gains",
     "measure_width_gains",
     "model_of_run",

@@ -10,7 +10,7 @@ import numpy as np
 import pandas
 import tensorflow as tf
 
-from keras_lottery import datasets
+from keras_lottery import datasets, models
 from keras_lottery.checks import check_integer
 from keras_lottery.export.compaction import compact
 from keras_lottery.export.litert import to_litert
@@ -21,6 +21,8 @@ from keras_lottery.wrapping import wrap
 BATCH_SIZES = (1, 32, 256)
 # Number of training examples that give int8 the ranges of activations.
 _REPRESENTATIVE = 256
+# Of an accuracy that says nothing.
+_EXAMPLES = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,14 +165,14 @@ def measure_gains(
     if representative is not None:
         representative = representative[:_REPRESENTATIVE]
         files["int8"] = model, smaller.model, "int8"
-    models = {form: each for form, (each, _) in served.items()}
+    chosen = {form: each for form, (each, _) in served.items()}
     with tempfile.TemporaryDirectory() as directory:
         exported = {
             form: (*_served(each, directory, form, x), note)
             for form, (each, note) in served.items()
         }
         for form, (whole, small, quantize) in files.items():
-            models[form], file = fastest_litert(
+            chosen[form], file = fastest_litert(
                 whole,
                 small,
                 os.path.join(directory, form),
@@ -179,7 +181,7 @@ def measure_gains(
                 batch_sizes=batch_sizes,
             )
             size = file.bytes, file.compressed_bytes
-            note = "compacted; " if models[form] is not whole else ""
+            note = "compacted; " if chosen[form] is not whole else ""
             exported[form] = size, file.load(), note + file.encoding
         functions = [function for _, function, _ in exported.values()]
         seconds = latencies(functions, x, batch_sizes)
@@ -190,8 +192,8 @@ def measure_gains(
                 compressed_bytes=size[1],
                 seconds=times,
                 accuracy=accuracy(function, x, y),
-                parameters=models[form].count_params(),
-                flops=count_flops(models[form]),
+                parameters=chosen[form].count_params(),
+                flops=count_flops(chosen[form]),
                 note=note,
             )
             for times, (form, (size, function, note)) in zip(
@@ -296,6 +298,53 @@ def measure_width_gains(
         batch_sizes=batch_sizes,
     )
     gains.title = f"{model.lottery.density:.2%} of the prunable weights"
+    return gains
+
+
+def measure_network_gains(
+    network: str,
+    dataset: str = "cifar10",
+    rate: float = 0.5,
+    block_size: str | None = None,
+    batch_sizes: tuple = BATCH_SIZES,
+    data_dir: str | None = None,
+):
+    """Measures how fast a network of the paper is once it is pruned.
+
+    It is pruned once, every kernel at one rate, and trained not at all: the
+    speed does not depend on what the weights are, and the accuracy says
+    nothing.
+
+    Args:
+        network: str, a name of `keras_lottery.models`.
+        dataset: str, `"digits"` or a data set of TFDS, for its shapes.
+        rate: float, the fraction of the weights that is removed.
+        block_size: optional str, what is pruned as one: `"4x1"`, `"channel"`.
+        batch_sizes: tuple of int.
+        data_dir: optional str, where TFDS has the data set.
+
+    Returns:
+        `Gains`.
+    """
+    batch_sizes = check_batch_sizes(batch_sizes)
+    data = datasets.load(dataset, data_dir=data_dir)
+    dense, model = (
+        models.get(network)(data.input_shape, data.classes, seed=0)
+        for _ in range(2)
+    )
+    wrap(model, rate=rate, output_rate=rate, block_size=block_size)
+    model.lottery.prune()
+    x, y = data.test
+    gains = measure_gains(
+        model,
+        (x[:_EXAMPLES], y[:_EXAMPLES]),
+        dense=dense,
+        representative=data.train[0][:_REPRESENTATIVE],
+        batch_sizes=batch_sizes,
+    )
+    gains.title = (
+        f"{model.lottery.density:.2%} of the prunable weights, not trained"
+    )
     return gains
 
 
