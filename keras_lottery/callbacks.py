@@ -121,16 +121,16 @@ class FitHooks:
             epochs = range(1, len(losses) + 1)
         return [epoch * history.params["steps"] for epoch in epochs]
 
-    def after_steps(self, data, count=1):
+    def after_step(self, data, *scope):
         """Called after each training step, perhaps as a part of it.
 
         Args:
             data: its batch.
-            count: int, the steps since the last call.
+            *scope: optional, as in `backend.StepCounter`.
         """
-        self._steps.after_steps(data, count)
+        self._steps.after_step(data, *scope)
         if self._delayed is not None and not self.pruner.is_paused:
-            self._delayed.after_steps(data, count)
+            self._delayed.after_step(data, *scope)
 
     def rewound(self):
         """Called when the search was rewound: training starts over."""

@@ -61,17 +61,28 @@ def compute_output_spec(function, *args, **kwargs):
     return backend.compute_output_spec(function, *args, **kwargs)
 
 
-def hold_state(model, state):
-    """Has Keras' JAX trainer know the state after an execution, as it would.
+@contextlib.contextmanager
+def steps_through(model, wrap_step):
+    """Context manager: Keras' JAX trainer makes functions of wrapped steps.
+
+    A `train_function` executes one compiled step or, one after the other,
+    several, and tells nothing in between.
 
     Args:
         model: `keras.Model`.
-        state: tuple of four lists, what its `train_function` returned.
+        wrap_step: function of a compiled step, (state, data) -> (logs,
+            state), that returns another.
     """
-    names = "trainable", "non_trainable", "optimizer", "metrics"
-    model._jax_state = {
-        f"{name}_variables": values for name, values in zip(names, state)
-    }
+    make = model._make_function
+
+    def make_function(step, *args, **kwargs):
+        return make(wrap_step(step), *args, **kwargs)
+
+    vars(model)["_make_function"] = make_function
+    try:
+        yield
+    finally:
+        del vars(model)["_make_function"]
 
 
 def forget_initial_epoch(model):

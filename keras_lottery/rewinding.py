@@ -355,16 +355,15 @@ class DelayedCapture:
         self._copy = backend.DelayedCopy(step, self._state)
 
     def _state(self):
-        backend.sync(self._model)
         found = {
             name: _keyed(optimizer)
             for name, optimizer in optimizers_of(self._model).items()
         }
         return {"weights": model_state(self._model), "optimizers": found}
 
-    def after_steps(self, data, count=1):
+    def after_step(self, data, *scope):
         """Called after each training step, perhaps as a part of it."""
-        self._copy.after_steps(data, count)
+        self._copy.after_step(data, *scope)
 
     def restart(self, steps=0):
         """Counts from 0 again, or from where a training goes on."""

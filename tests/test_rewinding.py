@@ -149,7 +149,7 @@ def train_steps(at, steps_per_call=1, jit=False):
     def step():
         for _ in range(steps_per_call):
             model.train_step((x, y))
-            delayed.after_steps((x, y))
+            delayed.after_step((x, y))
 
     return model, delayed, step
 

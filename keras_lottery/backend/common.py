@@ -1,5 +1,6 @@
 """What several backends share."""
 
+import contextlib
 import dataclasses
 
 import keras
@@ -38,14 +39,15 @@ class StepCounter:
     def __init__(self):
         self.steps = 0
 
-    def after_steps(self, data, count=1):
-        """Called when steps were taken.
+    def after_step(self, data, scope=contextlib.nullcontext):
+        """Called after each step.
 
         Args:
-            data: the batch of the last one.
-            count: int, how many there were since the last call.
+            data: its batch.
+            scope: function without arguments that returns a context manager,
+                in which variables have the values that the step left.
         """
-        self.steps += count
+        self.steps += 1
 
     def restart(self, steps=0):
         """Counts from 0 again, or from where a training goes on."""
@@ -65,20 +67,13 @@ class DelayedCopy(StepCounter):
         super().__init__()
         self.step, self._find, self._copies = step, find, None
 
-    def after_steps(self, data, count=1):
-        super().after_steps(data, count)
+    def after_step(self, data, scope=contextlib.nullcontext):
+        super().after_step(data)
         if self.steps == self.step:
-            self._copies = keras.tree.map_structure(
-                lambda variable: np.array(variable.numpy()), self._find()
-            )
-        elif self.steps - count < self.step < self.steps:
-            raise ValueError(
-                "`rewind_to` must be a step at which one compiled execution "
-                "ends and the next begins: compile the model with "
-                f"`steps_per_execution=1`, or give `rewind_to="
-                f"{self.steps - count}` or {self.steps}. "
-                f"Received: rewind_to={self.step}"
-            )
+            with scope():
+                self._copies = keras.tree.map_structure(
+                    lambda variable: np.array(variable.numpy()), self._find()
+                )
 
     def copies(self):
         """The nest of arrays, once `steps` has reached `step`."""

@@ -6,7 +6,7 @@ end, or when a callback looks at the model. What is not among that state is
 compiled in as a constant; masks are held among the optimizer's variables.
 """
 
-import contextlib
+import functools
 import itertools
 
 import jax
@@ -65,7 +65,10 @@ def hold_masks(optimizer, masks):
 
 def release_masks(optimizer, masks):
     """Takes away what `hold_masks` put among an optimizer's variables."""
-    state, held = keras_internals.optimizer_state(optimizer), set(map(id, masks))
+    state, held = (
+        keras_internals.optimizer_state(optimizer),
+        set(map(id, masks)),
+    )
     state[:] = [variable for variable in state if id(variable) not in held]
 
 
@@ -77,36 +80,47 @@ def select(mask, values):
         values: tensor or array of the mask's shape.
     """
     values = keras.ops.convert_to_tensor(values)
-    return jax.numpy.where(mask.value, values, jax.numpy.zeros((), values.dtype))
+    return jax.numpy.where(
+        mask.value, values, jax.numpy.zeros((), values.dtype)
+    )
 
 
 def make_train_function(pruner, own, force=False):
     """`make_train_function` of a model that a pruner prunes.
 
-    The hooks are around the function, which executes one compiled step or,
-    with `steps_per_execution`, several.
+    The hooks are around each compiled step, also where one execution is of
+    several.
 
     Args:
         pruner: `LotteryTicketPruner`.
         own: the model's own method.
         force: bool, as in Keras.
     """
-    pruner.attach()
     model = pruner.model
-    before = model.train_function
-    own(force)
-    execute = model.train_function
-    if execute is before:
-        return
 
-    def train_function(state, iterator):
-        batches = _Counted(iterator)
-        logs, state = execute(state, batches)
-        keras_internals.hold_state(model, state)
-        pruner.fit_hooks.after_steps(None, batches.count)
-        return logs, state
+    def with_hooks(step):
+        def hooked(state, data):
+            logs, state = step(state, data)
+            scope = functools.partial(_scope, model, state)
+            pruner.fit_hooks.after_step(data, scope)
+            return logs, state
 
-    model.train_function = train_function
+        return hooked
+
+    pruner.attach()
+    with keras_internals.steps_through(model, with_hooks):
+        own(force)
+
+
+def _scope(model, state):
+    """A scope in which variables have the values of a training state."""
+    trained, untrained, optimizer, _ = state
+    variables = (
+        *zip(model.trainable_variables, trained),
+        *zip(model.non_trainable_variables, untrained),
+        *zip(model.optimizer.variables, optimizer),
+    )
+    return keras.StatelessScope(variables)
 
 
 def train_step(pruner, own, state, data):
@@ -140,21 +154,6 @@ def sync(model):
 def _first_batch(iterator):
     for _, _, batches in iterator:
         return batches[0] if isinstance(batches, list) else next(batches)
-
-
-class _Counted:
-    """An iterator that counts what is taken from it."""
-
-    def __init__(self, iterator):
-        self._iterator, self.count = iterator, 0
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        batch = next(self._iterator)
-        self.count += 1
-        return batch
 
 
 def build(forward, args, kwargs):

@@ -113,19 +113,20 @@ class StepCounter:
         with tf.init_scope():
             self._steps = tf.Variable(0, dtype=tf.int64, trainable=False)
 
-    def after_steps(self, data, count=1):
-        """Part of the training step.
+    def after_step(self, data, scope=contextlib.nullcontext):
+        """Part of each training step.
 
         Args:
             data: its batch.
-            count: int, 1.
+            scope: function without arguments that returns a context manager,
+                in which variables have the values that the step left.
         """
         # A step that finds its dataset at an end is none.
         batch = [t for t in keras.tree.flatten(data) if tf.is_tensor(t)]
         with tf.control_dependencies(batch):
-            once(self._after_step)
+            once(self._count)
 
-    def _after_step(self):
+    def _count(self):
         self._steps.assign_add(1)
 
     def restart(self, steps=0):
@@ -155,7 +156,7 @@ class DelayedCopy(StepCounter):
         super().__init__()
         self.step, self._find, self._shadows = step, find, None
 
-    def _after_step(self):
+    def _count(self):
         if self._shadows is None:
             # Once: a step may be traced again for another batch shape.
             self._variables = self._find()
@@ -163,7 +164,7 @@ class DelayedCopy(StepCounter):
                 self._shadows = keras.tree.map_structure(
                     _shadow, self._variables
                 )
-        super()._after_step()
+        super()._count()
         due = tf.equal(self._steps, self.step)
         tf.cond(due, self._copy, lambda: None)
 
@@ -208,7 +209,7 @@ def train_step(pruner, own, data):
     """
     pruner.attach(data)
     logs = own(data)
-    pruner.fit_hooks.after_steps(data)
+    pruner.fit_hooks.after_step(data)
     return logs
 
 

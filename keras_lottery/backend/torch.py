@@ -90,7 +90,7 @@ def make_train_function(pruner, own, force=False):
     def train_function(batches):
         pruner.attach(batches[0])
         logs = step(batches)
-        pruner.fit_hooks.after_steps(batches[0])
+        pruner.fit_hooks.after_step(batches[0])
         return logs
 
     model.train_function = train_function

@@ -63,6 +63,8 @@ def compiled(kind="sequential", optimizer=None, wrap=None, seed=3, **options):
     several = options.get("steps_per_execution", 1) > 1
     if several and zoo_steps.BACKEND == "torch":
         pytest.skip("Keras' PyTorch trainer executes one step at a time.")
+    if options.get("jit_compile") and zoo_steps.BACKEND == "torch":
+        pytest.skip("PyTorch's compiler takes minutes.")
     model = build(kind, seed)
     if wrap is not None:
         model = keras_lottery.wrap(model, rates=KINDS[kind].rates, **wrap)

@@ -67,9 +67,7 @@ elif BACKEND == "torch":
 
         def scaled():
             loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True))
-            return model.optimizer.scale_loss(
-                loss + _penalty(model.weights[0])
-            )
+            return model.optimizer.scale_loss(loss + _penalty(model.weights[0]))
 
         variables = model.trainable_variables
         loss, found = gradients(scaled, variables)
