@@ -147,8 +147,13 @@ def operations(forward, args, kwargs):
 
 
 def _record(forward, args, kwargs):
-    # What the pass updates is not kept.
-    with keras.StatelessScope(), torch.no_grad(), _Recorder() as recorder:
+    # What the pass updates and draws is not kept.
+    with (
+        keras.StatelessScope(),
+        torch.random.fork_rng(),
+        torch.no_grad(),
+        _Recorder() as recorder,
+    ):
         recorder.outputs = forward(*args, **kwargs)
     return recorder
 
