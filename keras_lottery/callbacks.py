@@ -40,6 +40,8 @@ class FitHooks:
         # validation loss was measured.
         self.epochs, self.evaluated = 0, []
         self._began, self._resumed, self._delayed = False, False, None
+        # Steps of the level that were taken before it came from a file.
+        self._steps_before = 0
         self._steps = backend.StepCounter()
 
     def call(self, fit, args, kwargs):
@@ -91,10 +93,16 @@ class FitHooks:
             for name, optimizer in optimizers.items()
             if not optimizer.built
         }
-        if first and late:
+        if late and (first or self._delayed is None and self._is_due(late)):
             self._delayed = rewinding.DelayedCapture(pruner.model, late)
+            self._delayed.restart(0 if first else self._steps_before)
             # One compiled before, while paused, would not count.
             pruner.model.make_train_function(force=True)
+
+    def _is_due(self, late):
+        """Whether the rewind point is still to be captured at that step."""
+        point = self.pruner.state.point
+        return not self.pruner.level and point is not None and point.step < late
 
     def before_epoch(self, epoch):
         """Called before each epoch; `epoch` counts from 0."""
@@ -134,6 +142,7 @@ class FitHooks:
 
     def rewound(self):
         """Called when the search was rewound: training starts over."""
+        self._steps_before = 0
         if self._delayed is not None:
             self._delayed.restart()
 
@@ -195,11 +204,13 @@ class FitHooks:
 
     def steps_to_capture(self):
         """The steps that were counted on the way to a rewind point."""
-        return self._delayed.steps if self._delayed is not None else 0
+        if self._delayed is not None:
+            return self._delayed.steps
+        return self._steps_before
 
     def resumed(self, steps):
         """Called when a search was loaded, perhaps inside `fit`."""
-        self._resumed = True
+        self._resumed, self._steps_before = True, steps
         if self._delayed is not None:
             if self.pruner.rewind_point.step or self.pruner.level:
                 self._delayed = None

@@ -351,3 +351,35 @@ def test_the_trained_level_is_exported(search, tmp_path):
         assert served.examples == EXAMPLES and os.path.isdir(served.path)
     else:
         pytest.skip("exported by others")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:block_size='channel' leaves 1 of")
+@pytest.mark.parametrize("name", ["MobileNetV2", "ResNet50V2"])
+def test_half_of_the_channels_can_be_removed(name):
+    keras.utils.set_random_seed(0)
+    model = getattr(keras.applications, name)(
+        weights=None,
+        input_shape=(64, 64, 3),
+        classes=10,
+        classifier_activation=None,
+    )
+    draw = np.random.default_rng(0)
+    # As after training: without, the outputs hardly depend on the inputs.
+    for variable in model.variables:
+        if variable.path.endswith("moving_mean"):
+            variable.assign(draw.normal(0, 0.1, variable.shape))
+        if variable.path.endswith("moving_variance"):
+            variable.assign(draw.uniform(0.01, 0.1, variable.shape))
+    model = keras_lottery.wrap(model, rate=0.5, block_size="channel")
+    model.lottery.prune()
+    smaller = compact(model)
+    assert not smaller.left
+    assert smaller.model.count_params() < 0.28 * model.count_params()
+    x = draw.normal(size=(4, 64, 64, 3)).astype("float32")
+    expected = model.predict(x, verbose=0)
+    deviation = expected.std(0).max()
+    assert deviation > 1e-3
+    np.testing.assert_allclose(
+        smaller.model.predict(x, verbose=0), expected, atol=1e-3 * deviation
+    )

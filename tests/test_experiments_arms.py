@@ -505,22 +505,30 @@ def test_tfmot_without_pruning_trains_as_the_dense_network(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-@pytest.fixture(scope="module")
-def blocks_of_4(tmp_path_factory):
-    experiment = dataclasses.replace(SMALL, block_size="4x1", rounds=1)
-    directory = tmp_path_factory.mktemp("blocks")
+@pytest.fixture(scope="module", params=["4x1", "2:4", "channel"])
+def patterned(request, tmp_path_factory):
+    experiment = dataclasses.replace(SMALL, block_size=request.param, rounds=1)
+    directory = tmp_path_factory.mktemp("patterns")
     results = experiment.run(directory)
     return opened(experiment, directory), results
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:block_size='channel' leaves")
 @pytest.mark.parametrize("arm", SMALL.arms)
-def test_every_arm_keeps_whole_blocks(blocks_of_4, arm):
-    bench, results = blocks_of_4
+def test_every_arm_keeps_the_pattern(patterned, arm):
+    bench, results = patterned
     assert {r.level for r in results if r.arm == arm} == {0, 1}
-    kept = 0
-    for path, mask in bench.start(arm, 1).masks.items():
-        blocks, masks = Blocks(path, mask.shape, 0, 1, (4, 1)), {path: mask}
-        assert np.array_equal(blocks.spread(blocks.kept(masks)), mask)
-        kept += np.count_nonzero(blocks.kept(masks))
-    assert kept == bench.kept(1)
+    masks = bench.start(arm, 1).masks
+    assert bench.pattern.count(masks) == bench.kept(1)
+    for path, mask in masks.items():
+        size = bench.pattern.sizes[path]
+        if size == "channel":
+            assert np.array_equal(mask.any(0), mask.all(0))
+        elif size == "2:4":
+            whole = len(mask) // 4 * 4
+            fours = mask[:whole].reshape(-1, 4, mask.shape[1])
+            assert fours.sum(1).max() <= 2
+        else:
+            blocks, one = Blocks(path, mask.shape, 0, 1, (4, 1)), {path: mask}
+            assert np.array_equal(blocks.spread(blocks.kept(one)), mask)

@@ -100,7 +100,8 @@ def test_wrong_batch_sizes_are_refused(measured):
 def test_a_wide_network_is_trained_and_measured(monkeypatch):
     given = []
 
-    def measure(model, test, *, dense, representative):
+    def measure(model, test, *, dense, representative, batch_sizes):
+        assert batch_sizes == (1, 32, 256)
         given.extend([model, dense, representative])
         return gains_module.Gains()
 

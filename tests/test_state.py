@@ -741,6 +741,50 @@ def test_a_search_goes_on_from_the_level_of_its_backup(rewind_to, tmp_path):
 # 15: late rewinding without `fit`.
 
 
+class Stop(Exception):
+    """Ends a training in its midst."""
+
+
+class StopAfter(keras.callbacks.Callback):
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 == self.steps:
+            raise Stop
+
+
+@pytest.mark.parametrize("before", ["nothing", "a step"])
+def test_a_late_rewind_point_is_captured_after_a_file(before, tmp_path):
+    x, y = data()
+    uninterrupted = wrapped(rewind_to=3)
+    uninterrupted.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    expected = uninterrupted.lottery.rewind_point
+    model = wrapped(rewind_to=3)
+    if before == "nothing":
+        with pytest.warns(UserWarning, match="at least one step"):
+            model.fit(x, y, epochs=0, verbose=0)
+    else:
+        with pytest.raises(Stop):
+            model.fit(
+                x,
+                y,
+                batch_size=4,
+                shuffle=False,
+                verbose=0,
+                callbacks=[StopAfter(1)],
+            )
+        # The batch that was trained on.
+        x, y = x[4:], y[4:]
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    loaded.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    point = loaded.lottery.rewind_point
+    assert (point.step, loaded.lottery.level) == (3, 1)
+    assert same(list(point.weights.values()), list(expected.weights.values()))
+
+
 def test_a_late_rewind_point_that_was_not_captured_is_refused():
     model, (x, y) = wrapped(rewind_to=2), data()
     for _ in range(2):

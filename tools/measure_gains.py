@@ -52,6 +52,7 @@ def main():
     else:
         gains = measure_width_gains(
             **common.values(measure_width_gains, _WIDTH),
+            batch_sizes=FLAGS.batch_sizes,
             verbose=2,
             data_dir=FLAGS.data_dir,
         )
@@ -64,6 +65,7 @@ def main():
 def _tradeoff():
     points = measure_tradeoff(
         **common.values(measure_tradeoff, _TRADEOFF),
+        batch_sizes=FLAGS.batch_sizes,
         trial=FLAGS.trial,
         data_dir=FLAGS.data_dir,
     )

@@ -21,7 +21,7 @@ from keras_lottery.checks import check_choice, check_integer
 from keras_lottery.export.endpoint import Endpoint, named_examples
 from keras_lottery.export.saved_model import bare_module, compare_outputs
 from keras_lottery.export.serving import weights_of
-from keras_lottery.export.timing import latencies
+from keras_lottery.export.timing import check_batch_sizes, latencies
 from keras_lottery.files import atomic_file
 from keras_lottery.keras_internals import litert_schema
 
@@ -402,8 +402,7 @@ def _check_arguments(quantize, representative, sparse, batch_size, batch_sizes):
         raise ValueError(
             f'`sparse` must be False with quantize="dynamic": {_NOT_DYNAMIC}'
         )
-    for size in batch_sizes:
-        check_integer("batch_sizes", size, minimum=1)
+    check_batch_sizes(batch_sizes)
     if batch_size is not None:
         check_integer("batch_size", batch_size, minimum=1)
 

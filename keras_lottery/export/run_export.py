@@ -6,7 +6,7 @@ import os
 from keras_lottery.checks import check_choice
 from keras_lottery.experiments import Result, Run
 from keras_lottery.export import compaction
-from keras_lottery.export.gains import accuracy, measure_gains
+from keras_lottery.export.gains import BATCH_SIZES, accuracy, measure_gains
 from keras_lottery.export.litert import LitertFile, to_litert
 from keras_lottery.export.serving import Served, to_serving
 
@@ -183,7 +183,11 @@ def export_run(
 
 
 def measure_run_gains(
-    run_dir, level="best", trial: int = 0, data_dir: str | None = None
+    run_dir,
+    level="best",
+    trial: int = 0,
+    batch_sizes: tuple = BATCH_SIZES,
+    data_dir: str | None = None,
 ):
     """Measures what a level of a run gains, compared with level 0.
 
@@ -193,6 +197,7 @@ def measure_run_gains(
             training ends with a validation accuracy not below that of level
             0.
         trial: int.
+        batch_sizes: tuple of int.
         data_dir: optional str, where TFDS has the data set.
 
     Returns:
@@ -208,6 +213,7 @@ def measure_run_gains(
         run.data.test,
         dense=dense.model,
         representative=run.data.train[0][:_EXAMPLES],
+        batch_sizes=batch_sizes,
     )
     gains.title = (
         f"level {run.result.level}: {run.result.density:.2%} of the prunable "

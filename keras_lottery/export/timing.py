@@ -5,9 +5,23 @@ import time
 
 import numpy as np
 
+from keras_lottery.checks import check_integer
+
 # A measurement is repeated for about so many seconds, within these limits.
 _SECONDS = 1.0
 _REPETITIONS = (5, 200)
+
+
+def check_batch_sizes(batch_sizes):
+    """Batch sizes as a tuple of int; on a command line they are text."""
+    return tuple(
+        check_integer("batch_sizes", int(size) if _is_text(size) else size, 1)
+        for size in batch_sizes
+    )
+
+
+def _is_text(size):
+    return isinstance(size, str) and size.isdecimal()
 
 
 def median_seconds(functions, x, repetitions):

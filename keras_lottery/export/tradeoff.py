@@ -11,9 +11,8 @@ import tqdm.auto
 from keras_lottery.checks import check_choice
 from keras_lottery.experiments import Run
 from keras_lottery.export.compaction import compact
-from keras_lottery.export.gains import accuracy
-from keras_lottery.export.litert import to_litert
-from keras_lottery.export.timing import latencies
+from keras_lottery.export.gains import accuracy, fastest_litert
+from keras_lottery.export.timing import check_batch_sizes, latencies
 
 _FORMS = {"float32": None, "int8": "int8"}
 # Number of training examples that give int8 the ranges of activations.
@@ -36,7 +35,7 @@ class Point:
         lowest: float, the lowest of a trial.
         highest: float, the highest of a trial.
         trials: int.
-        parameters: int, of the compacted model.
+        parameters: int, of the model that was written.
         bytes: int, of the LiteRT file of one trial's ticket.
         seconds: dict, batch size -> median seconds of it, on one thread.
         file_accuracy: float, what that file was measured to have.
@@ -105,21 +104,21 @@ class Tradeoff(list):
 def measure_tradeoff(
     run_dirs: tuple,
     forms: tuple = ("float32",),
-    batch_sizes=(1,),
+    batch_sizes: tuple = (1,),
     trial: int = 0,
     data_dir: str | None = None,
 ):
     """Measures what each level of some runs is worth where it is served.
 
-    The ticket of each level is compacted, and written for LiteRT with sparse
-    kernels where these are faster. Arms that keep the same masks, as `reinit`
-    does, have the same latency and another accuracy. All files are called
-    alternately.
+    The ticket of each level is written for LiteRT, compacted or with sparse
+    kernels, whichever is measured to be faster. Arms that keep the same masks,
+    as `reinit` does, have the same latency and another accuracy. All files are
+    called alternately.
 
     Args:
         run_dirs: tuple of str, directories of runs of one network.
         forms: tuple of str, `"float32"` and `"int8"`.
-        batch_sizes: sequence of int.
+        batch_sizes: tuple of int.
         trial: int, of which the tickets are written.
         data_dir: optional str, where TFDS has the data set.
 
@@ -139,6 +138,7 @@ def measure_tradeoff(
     """
     for form in forms:
         check_choice("forms", form, list(_FORMS))
+    batch_sizes = check_batch_sizes(batch_sizes)
     runs = [Run.open(path) for path in run_dirs]
     places = [
         (run, level, form)
@@ -175,9 +175,10 @@ def _of(run, arm, trial=None):
 
 def _write(trained, path, form, batch_sizes):
     """(parameters, the file, its accuracy) of a level."""
-    model, data = compact(trained.model).model, trained.data
-    file = to_litert(
-        model,
+    data = trained.data
+    model, file = fastest_litert(
+        trained.model,
+        compact(trained.model).model,
         path,
         _FORMS[form],
         representative=data.train[0][:_REPRESENTATIVE],

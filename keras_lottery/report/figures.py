@@ -163,8 +163,8 @@ def tradeoff(frame):
     return Figure(
         "tradeoff",
         "Accuracy against latency and size",
-        "Each level as a LiteRT file, compacted, with sparse kernels where "
-        "these are faster; one thread. Stars: the dense network. Points: "
+        "Each level as a LiteRT file, compacted or with sparse kernels, "
+        "whichever is faster; one thread. Stars: the dense network. Points: "
         "means over trials at the end of training; bars: minimum to maximum.",
         f"Line charts, test accuracy against latency and size. Last levels: "
         f"{ends}.",

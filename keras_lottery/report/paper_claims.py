@@ -1,6 +1,7 @@
 """The claims of the paper: what must have been run, and what is claimed of it.
 
-Source: Frankle & Carbin, 1803.03635; the section is named with each claim.
+Source: Frankle & Carbin, 1803.03635; the section is named with each claim. The
+last ones ask of blocks and channels what the paper claims of single weights.
 """
 
 import dataclasses
@@ -22,12 +23,14 @@ class Needs:
         learning_rate: optional float; `None` for that of the recipe.
         warmup: optional bool, whether the learning rate rises at first;
             `None` where the paper has no choice of it.
+        block_size: str, what is pruned as one.
     """
 
     model: str
     dropout: bool = False
     learning_rate: float | None = None
     warmup: bool | None = None
+    block_size: str = "1x1"
 
     @property
     def recipe(self):
@@ -68,8 +71,8 @@ class Needs:
                     f"has {'no ' if self.warmup else ''}warmup",
                 ),
                 (
-                    (experiment.get("block_size") or "1x1") != "1x1",
-                    "does not prune single weights",
+                    (experiment.get("block_size") or "1x1") != self.block_size,
+                    f"does not prune by block_size={self.block_size}",
                 ),
                 (
                     experiment.get("criterion", "magnitude") != "magnitude",
@@ -214,6 +217,11 @@ _CONVOLUTIONS = {
     "conv_4": (0.092, 3.5, 0.111, 3.5),
     "conv_6": (0.151, 2.5, 0.264, 3.3),
 }
+
+_PATTERNS = (
+    ("4x1", "blocks of 4 inputs", 0.0868),
+    ("channel", "whole units", 0.512),
+)
 
 CLAIMS = [
     Claim(
@@ -458,5 +466,35 @@ CLAIMS = [
             ("lenet_300_100", 0.25, 0.5, 0.1),
             *((name, 1.0, 3.0, 0.6) for name in _CONVOLUTIONS),
         )
+    ),
+    *(
+        Claim(
+            f"P1 {size}",
+            f"LeNet, pruned by {name}: at {percent(density)} the ticket is "
+            "more accurate than its reinits",
+            "not asked",
+            Needs("lenet_300_100", block_size=size),
+            _compare(_points_better, ("ticket", density), ("reinit", density)),
+            "points",
+            _above(0.25),
+            effect=0.6,
+            spread=0.15,
+        )
+        for size, name, density in _PATTERNS
+    ),
+    *(
+        Claim(
+            f"P2 {size}",
+            f"LeNet, pruned by {name}: at {percent(density)} the ticket is at "
+            "most 0.25 points below dense",
+            "not asked",
+            Needs("lenet_300_100", block_size=size),
+            _compare(_points_better, ("ticket", density), _DENSE),
+            "points",
+            _above(-0.25),
+            effect=0.0,
+            spread=0.12,
+        )
+        for size, name, density in _PATTERNS
     ),
 ]
