@@ -1,15 +1,5 @@
 """keras_lottery: finds lottery tickets in Keras models."""
 
-import keras
-
-if keras.backend.backend() != "tensorflow":
-    raise ImportError(
-        "keras_lottery needs Keras' TensorFlow backend: set the environment "
-        "variable KERAS_BACKEND to tensorflow, or leave it unset. Found: "
-        f"{keras.backend.backend()}"
-    )
-
-# ruff: noqa: E402
 from keras_lottery.pruner import LotteryTicketPruner
 from keras_lottery.rewinding import RewindPoint
 from keras_lottery.tickets import Ticket

@@ -2,16 +2,14 @@
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_lottery import optimizers, patterns
+from keras_lottery import backend, optimizers, patterns, tracing
 from keras_lottery.constraints import TicketMask, mask_of
 from keras_lottery.keras_internals import build_for_training, flatten_layers
-from keras_lottery.replicas import once
 from keras_lottery.rewinding import model_state, optimizers_of
 from keras_lottery.scopes import find_kernels, unique_paths
 from keras_lottery.tickets import Ticket
-from keras_lottery.tracing import TracingError, trace
+from keras_lottery.tracing import TracingError
 
 
 class Attachment:
@@ -58,11 +56,10 @@ class Attachment:
         Args:
             data: optional batch, to build an unbuilt model with.
         """
-        once(lambda: self._attach(data))
+        backend.once(lambda: self._attach(data))
 
     def _attach(self, data):
-        strategy = self.model.distribute_strategy
-        with tf.init_scope(), strategy.scope():
+        with backend.outside_graphs(self.model):
             if not self.kernels:
                 try:
                     self._build(data)
@@ -87,11 +84,8 @@ class Attachment:
         # words.
         for training in (False, True):
             if not _is_built(model):
-                trace(model, inputs, training)
-        if (
-            data is not None
-            and model.distribute_strategy.num_replicas_in_sync > 1
-        ):
+                tracing.build(model, inputs, training)
+        if data is not None and backend.is_distributed(model):
             # An optimizer must have its variables before replicas use it.
             build_for_training(model, data)
 
@@ -121,6 +115,7 @@ class Attachment:
 
         Of frozen kernels, those of which something was pruned.
         """
+        backend.sync(self.model)
         masks = {p: mask_of(v).numpy() for p, v in self.kernels.items()}
         for path, mask in list(masks.items()):
             mask.flags.writeable = False

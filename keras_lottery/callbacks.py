@@ -1,16 +1,19 @@
 """The hooks of a search into `fit`: where it begins, each step, its end."""
 
 import contextlib
+import functools
 import inspect
 import warnings
 
 import keras
-import tensorflow as tf
 
-from keras_lottery import rewinding
+from keras_lottery import backend, rewinding
 from keras_lottery.keras_internals import forget_initial_epoch
-from keras_lottery.replicas import once
+from keras_lottery.optimizers import variables_of
 from keras_lottery.state import TRAINING
+
+# The methods of a model by which it tells of its training steps.
+TRAINING_METHODS = ("make_train_function", "train_step", "_symbolic_build")
 
 _GO_ON = (
     "`lottery.rewind()` starts the level again; another `fit` goes on from "
@@ -39,7 +42,7 @@ class FitHooks:
         self._began, self._resumed, self._delayed = False, False, None
         # Steps of the level that were taken before it came from a file.
         self._steps_before = 0
-        self._steps = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._steps = backend.StepCounter()
 
     def call(self, fit, args, kwargs):
         """Calls `fit` with the callback that tells where training begins."""
@@ -84,14 +87,14 @@ class FitHooks:
         optimizers = pruner.optimizers()
         self._began = state.in_fit = True
         self.evaluated = []
-        self._steps.assign(0)
+        self._steps.restart()
         self.at_begin = {
-            name: rewinding.copies_of(optimizer.variables)
+            name: rewinding.copies_of(variables_of(optimizer))
             for name, optimizer in optimizers.items()
             if not optimizer.built
         }
         if late and (first or self._delayed is None and self._is_due(late)):
-            self._delayed = rewinding.DelayedCapture(late)
+            self._delayed = rewinding.DelayedCapture(pruner.model, late)
             self._delayed.restart(0 if first else self._steps_before)
             # One compiled before, while paused, would not count.
             pruner.model.make_train_function(force=True)
@@ -126,14 +129,16 @@ class FitHooks:
             epochs = range(1, len(losses) + 1)
         return [epoch * history.params["steps"] for epoch in epochs]
 
-    def after_step(self, data):
-        """Part of each compiled training step on a batch of data."""
-        # A step that finds its dataset at an end is none.
-        batch = [t for t in keras.tree.flatten(data) if tf.is_tensor(t)]
-        with tf.control_dependencies(batch):
-            once(lambda: self._steps.assign_add(1))
+    def after_step(self, data, *scope):
+        """Called after each training step, perhaps as a part of it.
+
+        Args:
+            data: its batch.
+            *scope: optional, as in `backend.StepCounter`.
+        """
+        self._steps.after_step(data, *scope)
         if self._delayed is not None and not self.pruner.is_paused:
-            self._delayed.after_step(self.pruner.model, data)
+            self._delayed.after_step(data, *scope)
 
     def rewound(self):
         """Called when the search was rewound: training starts over."""
@@ -165,7 +170,7 @@ class FitHooks:
     def _took_a_step(self):
         """Whether `fit` trained: not if there was no epoch or no data."""
         own_fit = defines_own(type(self.pruner.model), "fit")
-        return not self._began or own_fit or bool(self._steps.numpy())
+        return not self._began or own_fit or bool(self._steps.steps)
 
     def failed(self):
         """Whether training left nothing to record, of which it warns."""
@@ -230,19 +235,18 @@ class FitHooks:
     def stepping(self):
         """Has a model that is not wrapped tell of its training steps."""
         model = self.pruner.model
-        train_step, model.train_function = model.train_step, None
-
-        def told(data):
-            self.pruner.attach(data)
-            logs = train_step(data)
-            self.after_step(data)
-            return logs
-
-        vars(model)["train_step"] = told
+        model.train_function = None
+        for name in TRAINING_METHODS:
+            vars(model)[name] = functools.partial(
+                getattr(backend, name.lstrip("_")),
+                self.pruner,
+                getattr(model, name),
+            )
         try:
             yield
         finally:
-            del vars(model)["train_step"]
+            for name in TRAINING_METHODS:
+                del vars(model)[name]
             model.train_function = None
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 from numpy.typing import ArrayLike
 
+from keras_lottery import backend
 from keras_lottery.masks import Mask
 
 
@@ -59,8 +59,7 @@ class TicketMask(keras.constraints.Constraint):
 
     def select(self, values: Any) -> Any:
         """`values` where the mask keeps, zero elsewhere."""
-        values = ops.convert_to_tensor(values)
-        return ops.where(self.mask, values, ops.zeros((), values.dtype))
+        return backend.select(self.mask, values)
 
     def __call__(self, w: Any) -> Any:
         w = self.select(w)

@@ -7,6 +7,11 @@ doi:10.24432/C50P49, licensed under CC BY 4.0. Changed: stored as bytes, and
 300 of them, 30 of each digit, drawn once as the test set.
 """
 
+from keras_lottery.backend import require_tensorflow
+
+require_tensorflow("keras_lottery.datasets")
+
+# ruff: noqa: E402
 import contextlib
 import dataclasses
 import difflib

@@ -50,6 +50,41 @@ def build_for_training(model, batch):
     model._symbolic_build(data_batch=batch)
 
 
+def compute_output_spec(function, *args, **kwargs):
+    """Runs a function on `KerasTensor`s, which builds the layers in it.
+
+    Calling a model on them, which is public, does not take every structure of
+    inputs.
+    """
+    from keras.src import backend
+
+    return backend.compute_output_spec(function, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def steps_through(model, wrap_step):
+    """Context manager: Keras' JAX trainer makes functions of wrapped steps.
+
+    A `train_function` executes one compiled step or, one after the other,
+    several, and tells nothing in between.
+
+    Args:
+        model: `keras.Model`.
+        wrap_step: function of a compiled step, (state, data) -> (logs,
+            state), that returns another.
+    """
+    make = model._make_function
+
+    def make_function(step, *args, **kwargs):
+        return make(wrap_step(step), *args, **kwargs)
+
+    vars(model)["_make_function"] = make_function
+    try:
+        yield
+    finally:
+        del vars(model)["_make_function"]
+
+
 def forget_initial_epoch(model):
     """Undoes what `BackupAndRestore` did to the `fit` before.
 
@@ -188,15 +223,29 @@ def iterations_variable(optimizer):
     return optimizer._iterations
 
 
+def optimizer_state(optimizer):
+    """The list of an optimizer's own variables.
+
+    Keras' JAX trainer passes them through a compiled step. Public `variables`
+    is a copy of it.
+    """
+    return optimizer._variables
+
+
 # The methods of optimizers, some of them private, that masks replace: averages
 # are taken before constraints are applied, and two optimizers scale their step
 # by the size of the matrix.
 APPLY, BUILD, UPDATE_STEP = "apply", "build", "update_step"
+STATELESS_APPLY = "stateless_apply"
+SAVE, LOAD = "save_own_variables", "load_own_variables"
 UPDATE_AVERAGES = "_update_model_variables_moving_average"
 ADAFACTOR_SCALE, MUON_SCALE = "_rms", "lr_adjust"
 REPLACED_METHODS = (
     APPLY,
     BUILD,
+    LOAD,
+    SAVE,
+    STATELESS_APPLY,
     UPDATE_STEP,
     UPDATE_AVERAGES,
     ADAFACTOR_SCALE,

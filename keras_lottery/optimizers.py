@@ -11,12 +11,11 @@ found on the variables, where `TicketMask` sits as their constraint.
 """
 
 import keras
-import tensorflow as tf
 from keras import ops
 
+from keras_lottery import backend
 from keras_lottery import keras_internals as internals
 from keras_lottery.constraints import mask_of
-from keras_lottery.replicas import in_replica
 
 
 def wrap_optimizer(optimizer, on_build=None):
@@ -51,14 +50,17 @@ def wrap_optimizer(optimizer, on_build=None):
     _mask_gradients(optimizer)
     _mask_averages(optimizer)
     _count_live_weights(optimizer)
+    _save_without_masks(optimizer)
     _announce_build(optimizer, on_build)
     for inner in inner_optimizers(optimizer):
         wrap_optimizer(inner)
+    _hold_masks(optimizer)
     return optimizer
 
 
 def unwrap_optimizer(optimizer):
-    """Gives an optimizer its own methods back."""
+    """Gives an optimizer its own methods and variables back."""
+    _release_masks(optimizer)
     for name in internals.REPLACED_METHODS:
         vars(optimizer).pop(name, None)
     for inner in inner_optimizers(optimizer):
@@ -91,14 +93,30 @@ def _mask_gradients(optimizer):
         return apply(grads, trainable_variables)
 
     _replace(optimizer, internals.APPLY, masked_apply)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        # It looks for what is not finite before it calls `apply`.
+        _mask_stateless_gradients(optimizer)
+
+
+def _mask_stateless_gradients(optimizer):
+    stateless_apply = optimizer.stateless_apply
+
+    def masked(optimizer_variables, grads, trainable_variables):
+        state = list(zip(optimizer.variables, optimizer_variables))
+        variables = internals.trained_variables(optimizer)
+        with keras.StatelessScope(state):
+            grads = [mask_gradient(g, v) for g, v in zip(grads, variables)]
+        return stateless_apply(optimizer_variables, grads, trainable_variables)
+
+    _replace(optimizer, internals.STATELESS_APPLY, masked)
 
 
 def mask_gradient(gradient, variable):
     """The gradient with zeros for pruned weights.
 
     Args:
-        gradient: tensor of the variable's shape, `tf.IndexedSlices` of its
-            rows (embeddings), or `None`.
+        gradient: tensor of the variable's shape, a sparse one of its rows
+            (embeddings), or `None`.
         variable: `keras.Variable`.
 
     Returns:
@@ -107,11 +125,6 @@ def mask_gradient(gradient, variable):
     mask = mask_of(variable)
     if mask is None or gradient is None:
         return gradient
-    if isinstance(gradient, tf.IndexedSlices):
-        rows = tf.gather(mask.mask.value, gradient.indices)
-        zero = tf.zeros((), gradient.values.dtype)
-        values = tf.where(rows, gradient.values, zero)
-        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
     return mask.select(gradient)
 
 
@@ -166,15 +179,15 @@ def _count_live_weights(optimizer):
 
 def _live_rms(optimizer, x, mask):
     # A dead row and a dead column meet in 0 / 0: select before squaring.
-    live = ops.maximum(ops.sum(ops.cast(mask.mask, x.dtype)), 1)
+    live = ops.maximum(ops.sum(ops.cast(mask.mask.value, x.dtype)), 1)
     return ops.sqrt(ops.sum(ops.square(mask.select(x))) / live)
 
 
 def _live_lr_adjust(optimizer, x, mask):
     if optimizer.rms_rate is None:
         return x
-    rows = ops.sum(ops.cast(ops.any(mask.mask, axis=1), x.dtype))
-    columns = ops.sum(ops.cast(ops.any(mask.mask, axis=0), x.dtype))
+    rows = ops.sum(ops.cast(ops.any(mask.mask.value, axis=1), x.dtype))
+    columns = ops.sum(ops.cast(ops.any(mask.mask.value, axis=0), x.dtype))
     return x * ops.sqrt(ops.maximum(rows, columns)) * optimizer.rms_rate
 
 
@@ -182,7 +195,7 @@ def _announce_build(optimizer, on_build):
     build = optimizer.build
 
     def announced_build(variables):
-        if in_replica():
+        if backend.in_replica():
             # Its variables would not be those of all replicas.
             raise ValueError(
                 "The optimizer must be built before replicas use it: call "
@@ -191,14 +204,63 @@ def _announce_build(optimizer, on_build):
             )
         # Out of whatever graph is being traced: the variables get their
         # initial values now, and can be read.
-        with tf.init_scope():
+        with backend.outside_graphs():
             build(variables)
             for inner in inner_optimizers(optimizer):
                 wrap_optimizer(inner)
+            _hold_masks(optimizer)
             if on_build is not None:
                 on_build(optimizer)
 
     _replace(optimizer, internals.BUILD, announced_build)
+
+
+def _save_without_masks(optimizer):
+    """A ticket holds the masks, bit by bit; the optimizer's file does not."""
+
+    def without_masks(method):
+        def called(store):
+            _release_masks(optimizer)
+            try:
+                return method(store)
+            finally:
+                _hold_masks(optimizer)
+
+        return called
+
+    for name in (internals.SAVE, internals.LOAD):
+        _replace(optimizer, name, without_masks(getattr(optimizer, name)))
+
+
+def _hold_masks(optimizer):
+    """Has the masks among the state of a compiled step, once each."""
+    for leaf, masks in _masks_of_leaves(optimizer):
+        backend.release_masks(leaf, masks)
+        backend.hold_masks(leaf, masks)
+
+
+def _release_masks(optimizer):
+    for leaf, masks in _masks_of_leaves(optimizer):
+        backend.release_masks(leaf, masks)
+
+
+def _masks_of_leaves(optimizer):
+    """Pairs (optimizer, its masks) of those that do the work."""
+    inner = inner_optimizers(optimizer)
+    for other in inner:
+        yield from _masks_of_leaves(other)
+    if optimizer.built and not inner:
+        variables = internals.trained_variables(optimizer)
+        masks = [mask_of(variable) for variable in variables]
+        yield optimizer, [mask.mask for mask in masks if mask is not None]
+
+
+def variables_of(optimizer):
+    """List of the variables of an optimizer, without the masks it holds."""
+    masks = {
+        id(mask) for _, held in _masks_of_leaves(optimizer) for mask in held
+    }
+    return [v for v in optimizer.variables if id(v) not in masks]
 
 
 def slots(optimizer):

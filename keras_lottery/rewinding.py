@@ -10,15 +10,13 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lottery import optimizers
+from keras_lottery import backend, optimizers
 from keras_lottery.checks import check_integer
 from keras_lottery.constraints import mask_of
 from keras_lottery.files import has_bits
 from keras_lottery.keras_internals import flatten_layers
-from keras_lottery.replicas import once
 from keras_lottery.scopes import unique_paths
 
 
@@ -293,12 +291,14 @@ def copy_optimizer(optimizer, earlier=None):
         earlier: optional, what `copies_of` its variables were when they were
             fewer: these values count.
     """
-    copies = {**copies_of(optimizer.variables), **(earlier or {})}
-    return {key: copies[id(v)] for key, v in _keyed(optimizer).items()}
+    keyed = _keyed(optimizer)
+    copies = {**copies_of(keyed.values()), **(earlier or {})}
+    return {key: copies[id(v)] for key, v in keyed.items()}
 
 
 def _keyed(optimizer):
-    return {f"{i}:{v.name}": v for i, v in enumerate(optimizer.variables)}
+    variables = optimizers.variables_of(optimizer)
+    return {f"{i}:{v.name}": v for i, v in enumerate(variables)}
 
 
 def copies_of(variables):
@@ -312,7 +312,7 @@ def restore_optimizer(optimizer, state):
     Raises:
         ValueError: If it was copied from another kind of optimizer.
     """
-    variables = optimizer.variables
+    variables = optimizers.variables_of(optimizer)
     if not learning_rates(optimizer):
         # A schedule may have taken the place of a number.
         state = {k: v for k, v in state.items() if not _is_learning_rate(k)}
@@ -329,7 +329,7 @@ def restore_optimizer(optimizer, state):
 
 def fits_optimizer(optimizer, state):
     """Whether the variables agree in number and shape."""
-    variables = optimizer.variables
+    variables = optimizers.variables_of(optimizer)
     return len(variables) == len(state) and all(
         tuple(v.shape) == a.shape for v, a in zip(variables, state.values())
     )
@@ -342,80 +342,38 @@ def _copy(variable):
 
 
 class DelayedCapture:
-    """Captures the rewind point inside a compiled training step.
-
-    `steps_per_execution` hides single steps from Python, so the copy is made
-    in the graph: after the step that `step` counts, every variable is copied
-    to a shadow.
+    """Captures the rewind point after a training step, while `fit` trains.
 
     Args:
+        model: `keras.Model`.
         step: int, at least 1.
     """
 
-    def __init__(self, step):
+    def __init__(self, model, step):
         self.step = step
-        with tf.init_scope():
-            self._count = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._shadows = None
+        self._model = model
+        self._copy = backend.DelayedCopy(step, self._state)
 
-    def after_step(self, model, data):
-        """Part of the training step: counts it and copies if it is due."""
-        # A step that finds its dataset at an end is none.
-        batch = [t for t in keras.tree.flatten(data) if tf.is_tensor(t)]
-        with tf.control_dependencies(batch):
-            once(lambda: self._after_step(model))
+    def _state(self):
+        found = {
+            name: _keyed(optimizer)
+            for name, optimizer in optimizers_of(self._model).items()
+        }
+        return {"weights": model_state(self._model), "optimizers": found}
 
-    def _after_step(self, model):
-        if self._shadows is None:
-            # Once: a step may be traced again for another batch shape.
-            self._state = (
-                model_state(model),
-                {
-                    name: dict(enumerate(optimizer.variables))
-                    for name, optimizer in optimizers_of(model).items()
-                },
-            )
-            with tf.init_scope():
-                self._shadows = keras.tree.map_structure(_shadow, self._state)
-        self._count.assign_add(1)
-        due = tf.equal(self._count, self.step)
-        tf.cond(due, self._copy, lambda: None)
-
-    def _copy(self):
-        keras.tree.map_structure(
-            lambda v, shadow: shadow.assign(v.value),
-            self._state,
-            self._shadows,
-        )
+    def after_step(self, data, *scope):
+        """Called after each training step, perhaps as a part of it."""
+        self._copy.after_step(data, *scope)
 
     def restart(self, steps=0):
         """Counts from 0 again, or from where a training goes on."""
-        self._count.assign(steps)
+        self._copy.restart(steps)
 
     @property
     def steps(self):
         """How many steps were counted."""
-        return int(self._count.numpy())
+        return self._copy.steps
 
     def rewind_point(self):
         """The `RewindPoint`, once `steps` has reached `step`."""
-        weights, optimizers = self._shadows
-        names = self._state[1]
-        return RewindPoint(
-            self.step,
-            {path: shadow.numpy() for path, shadow in weights.items()},
-            {
-                name: {
-                    f"{i}:{names[name][i].name}": shadow.numpy()
-                    for i, shadow in shadows.items()
-                }
-                for name, shadows in optimizers.items()
-            },
-        )
-
-
-def _shadow(variable):
-    value = variable.value
-    return tf.Variable(
-        tf.zeros(value.shape, value.dtype), trainable=False, dtype=value.dtype
-    )
+        return RewindPoint(self.step, **self._copy.copies())

@@ -12,10 +12,9 @@ import warnings
 
 import keras
 
-from keras_lottery import groups, patterns, schedules
+from keras_lottery import backend, groups, patterns, schedules
 from keras_lottery.constraints import mask_of
 from keras_lottery.keras_internals import sublayers, trainable_when_created
-from keras_lottery.replicas import check_strategy
 from keras_lottery.tracing import output_variables
 
 _NORMALISATION = (
@@ -48,7 +47,7 @@ def check_model(model):
             "`model` must not be wrapped already. `keras_lottery.unwrap` it, "
             f"or `detach` its pruner, first. Received: model={model!r}"
         )
-    check_strategy(model)
+    backend.check_distribution(model)
 
 
 def _flavour(model):

@@ -8,18 +8,12 @@ them, and it makes no difference whether the model is Sequential, functional,
 nested or subclassed with its own `call`.
 """
 
+import functools
 import itertools
 
 import keras
-import tensorflow as tf
 
-from keras_lottery import keras_internals
-from keras_lottery.replicas import copies
-
-# What they tell of data is no data: a layer's output shape may be computed
-# from that of the layer before.
-_OF_SHAPE = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
-
+from keras_lottery import backend, keras_internals
 
 _WHAT_TO_DO = (
     "Train it by `fit`; or show it a batch by `lottery.attach((x,))`, where x "
@@ -49,64 +43,58 @@ def output_variables(model, variables, data=None):
     Raises:
         TracingError: If the model cannot be traced.
     """
-    graph = trace(model, data)
-    captured = {inner.name for _, inner in graph.captures}
-    inputs = [t for t in graph.inputs if t.name not in captured]
-    handles = {id(c.handle): id(v) for v in variables for c in copies(v)}
-    kernels = {
-        inner.name: {handles[id(outer)]}
-        for outer, inner in graph.captures
-        if id(outer) in handles
-    }
-    met = _kernels_met_by_data(graph, inputs, kernels)
+    graph = _first_traced(
+        model, data, lambda *call: backend.graph(*call, variables)
+    )
+    met = _kernels_met_by_data(graph)
     found = set()
     for output in graph.outputs:
-        found |= _last_kernels(graph.get_operations(), met, output.op)
+        found |= _last_kernels(graph.operations, met, output)
     return [v for v in variables if id(v) in found]
 
 
 def _last_kernels(operations, met, end):
-    """The kernels that no other follows on the way to one operation."""
-    # What the data meets between an operation and the end.
-    later, last = {end.name: set()}, set()
-    for operation in reversed(operations):
-        if operation.name not in later or operation.name not in met:
+    """The kernels that no other follows on the way to one tensor."""
+    # What the data meets between a tensor and the end.
+    later, last = {end: set()}, set()
+    for (inputs, outputs), own in reversed(list(zip(operations, met))):
+        reached = [later[tensor] for tensor in outputs if tensor in later]
+        if not reached or own is None:
             continue
-        own, after = met[operation.name], later[operation.name]
+        after = set().union(*reached)
         if not after - own:
             last |= own
-        for tensor in operation.inputs:
-            later.setdefault(tensor.op.name, set()).update(after | own)
+        for tensor in inputs:
+            later.setdefault(tensor, set()).update(after | own)
     return last
 
 
-def _kernels_met_by_data(graph, inputs, kernels):
-    """Dict: operation that works on data -> the kernels it works with.
+def _kernels_met_by_data(graph):
+    """List, for each operation: the kernels it works with.
 
-    `kernels` maps a tensor's name to the kernels it is computed from.
+    It is `None` for one that does not work on data.
     """
-    data, met = {t.name for t in inputs}, {}
-    for operation in graph.get_operations():
+    # What a tensor is computed from, if that is no data.
+    kernels = {key: {id(v)} for key, v in graph.variables.items()}
+    data, met = set(graph.inputs), []
+    for inputs, outputs in graph.operations:
         constant, on_data = set(), False
-        if operation.type in _OF_SHAPE:
-            continue
-        for tensor in operation.inputs:
-            if tensor.name in data:
+        for tensor in inputs:
+            if tensor in data:
                 on_data = True
             else:
-                constant |= kernels.get(tensor.name, set())
-        for tensor in operation.outputs:
+                constant |= kernels.get(tensor, set())
+        for tensor in outputs:
             if on_data:
-                data.add(tensor.name)
+                data.add(tensor)
             elif constant:
-                kernels[tensor.name] = constant
-        if on_data:
-            met[operation.name] = constant
+                kernels[tensor] = constant
+        met.append(constant if on_data else None)
     return met
 
 
-def trace(model, data=None, training=False):
-    """The graph of a model's forward pass, which builds what it uses.
+def build(model, data=None, training=False):
+    """Builds what of a model a forward pass uses.
 
     Args:
         model: a built `keras.Model`.
@@ -114,22 +102,10 @@ def trace(model, data=None, training=False):
             input shapes.
         training: bool, passed on to `call`.
 
-    Returns:
-        A `tf.Graph`.
-
     Raises:
         TracingError: If the model cannot be traced.
     """
-    problem = None
-    for args, kwargs in _input_specs(model, data):
-        try:
-            return _forward_graph(model, args, kwargs, training)
-        except Exception as error:
-            problem = problem or error
-    raise TracingError(
-        "The output layers could not be found, because the model could not be "
-        f"traced ({type(problem).__name__}: {problem}). {_WHAT_TO_DO}"
-    ) from problem
+    _first_traced(model, data, backend.build, training)
 
 
 def operations(model, inputs):
@@ -137,10 +113,10 @@ def operations(model, inputs):
 
     Args:
         model: a built `keras.Model`.
-        inputs: batch of inputs, or `tf.TensorSpec`s of one.
+        inputs: batch of inputs.
 
     Returns:
-        A set of str, the types of TensorFlow operations, including those in
+        A set of str, the backend's names of operations, including those in
         the bodies of loops, branches and functions.
 
     Example:
@@ -151,28 +127,34 @@ def operations(model, inputs):
     ```
     """
     spec = keras.tree.map_structure(
-        lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), inputs
+        lambda x: backend.input_spec((None, *x.shape[1:]), x.dtype), inputs
     )
-    graph = _forward_graph(model, [spec], {}, training=True).as_graph_def()
-    bodies = [function.node_def for function in graph.library.function]
-    return {node.op for nodes in (graph.node, *bodies) for node in nodes}
+    return backend.operations(_forward(model, training=True), [spec], {})
 
 
-def _forward_graph(model, args, kwargs, training=False):
+def _first_traced(model, data, trace, training=False):
+    """What `trace` makes of the first arguments that `call` takes."""
+    problem = None
+    for args, kwargs in _input_specs(model, data):
+        try:
+            return trace(_forward(model, training), args, kwargs)
+        except Exception as error:
+            problem = problem or error
+    raise TracingError(
+        "The output layers could not be found, because the model could not be "
+        f"traced ({type(problem).__name__}: {problem}). {_WHAT_TO_DO}"
+    ) from problem
+
+
+def _forward(model, training):
     training = keras_internals.training_argument(model, training)
-
-    def forward(*args, **kwargs):
-        return model(*args, **kwargs, **training)
-
-    with tf.init_scope():
-        function = tf.function(forward, autograph=False)
-        return function.get_concrete_function(*args, **kwargs).graph
+    return functools.partial(model, **training)
 
 
 def _input_specs(model, data):
     """The arguments of `call` to try, as pairs (positional, by name)."""
     if data is not None:
-        spec = keras.tree.map_structure(_spec, data)
+        spec = keras.tree.map_structure(backend.spec, data)
         yield [spec], {}
         # A `call` with several arguments.
         if isinstance(spec, dict):
@@ -185,7 +167,7 @@ def _input_specs(model, data):
         inputs = keras_internals.input_structure(model)
         if isinstance(model, keras.Sequential):
             (inputs,) = model.inputs
-        yield [keras.tree.map_structure(_spec, inputs)], {}
+        yield [keras.tree.map_structure(backend.spec, inputs)], {}
         return
     # A subclassed model remembers the shapes that it was built with.
     shapes = keras_internals.shapes_built_with(model)
@@ -199,15 +181,9 @@ def _input_specs(model, data):
     for dtypes in itertools.product(types, repeat=min(len(shapes), 4)):
         specs = [
             keras.tree.map_shape_structure(
-                lambda s, dtype=dtype: tf.TensorSpec(s, dtype), shape
+                lambda s, dtype=dtype: backend.input_spec(s, dtype), shape
             )
             for shape, dtype in zip(shapes.values(), itertools.cycle(dtypes))
         ]
         names = [name.removesuffix("_shape") for name in shapes]
         yield (specs, {}) if len(specs) == 1 else ([], dict(zip(names, specs)))
-
-
-def _spec(value):
-    if isinstance(value, (tf.RaggedTensor, tf.SparseTensor)):
-        return tf.type_spec_from_value(value)
-    return tf.TensorSpec(value.shape, value.dtype)

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_lottery import saving
+from keras_lottery import backend, saving
 from keras_lottery.keras_internals import unpickle_model
 from keras_lottery.pruner import LotteryTicketPruner
 from keras_lottery.scopes import find_kernels
@@ -39,14 +39,15 @@ class LotteryModel:
         return _unpickle, arguments
 
     def make_train_function(self, force=False):
-        self.lottery.attach()
-        return super().make_train_function(force)
+        own = super().make_train_function
+        return backend.make_train_function(self.lottery, own, force)
 
-    def train_step(self, data):
-        self.lottery.attach(data)
-        logs = super().train_step(data)
-        self.lottery.fit_hooks.after_step(data)
-        return logs
+    def train_step(self, *args):
+        return backend.train_step(self.lottery, super().train_step, *args)
+
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        own = super()._symbolic_build
+        return backend.symbolic_build(self.lottery, own, iterator, data_batch)
 
     def get_config(self):
         with _as_own_class(self):

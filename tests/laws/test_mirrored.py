@@ -5,8 +5,15 @@ import os
 import subprocess
 import sys
 
-import mirrored_script
 import pytest
+import zoo_steps
+
+if zoo_steps.BACKEND != "tensorflow":
+    pytest.skip(
+        "`tf.distribute` is TensorFlow's alone.", allow_module_level=True
+    )
+
+import mirrored_script  # noqa: E402
 
 
 @pytest.fixture(scope="module")

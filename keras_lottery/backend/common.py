@@ -1,0 +1,100 @@
+"""What several backends share."""
+
+import contextlib
+import dataclasses
+
+import keras
+import numpy as np
+
+# Axes of unknown size are traced at a size that poolings can halve.
+BATCH_SIZE, AXIS_SIZE = 2, 64
+
+
+@dataclasses.dataclass
+class Graph:
+    """The operations of a forward pass, in the order of their execution.
+
+    Tensors are known by a key, which is unique in the graph.
+
+    Args:
+        operations: list of pairs (keys of inputs, keys of outputs).
+        inputs: list of the keys of the model's inputs.
+        outputs: list of the keys of the model's outputs.
+        variables: dict, key -> `keras.Variable`: those that were looked for.
+    """
+
+    operations: list
+    inputs: list
+    outputs: list
+    variables: dict
+
+
+class StepCounter:
+    """Counts training steps, where Python runs between them.
+
+    Attributes:
+        steps: int, how many were counted.
+    """
+
+    def __init__(self):
+        self.steps = 0
+
+    def after_step(self, data, scope=contextlib.nullcontext):
+        """Called after each step.
+
+        Args:
+            data: its batch.
+            scope: function without arguments that returns a context manager,
+                in which variables have the values that the step left.
+        """
+        self.steps += 1
+
+    def restart(self, steps=0):
+        """Counts from 0 again, or from where a training goes on."""
+        self.steps = steps
+
+
+class DelayedCopy(StepCounter):
+    """Copies variables after a training step.
+
+    Args:
+        step: int, the step, at least 1.
+        find: function without arguments that returns the variables, a nest of
+            dicts. It is called once, when they are copied.
+    """
+
+    def __init__(self, step, find):
+        super().__init__()
+        self.step, self._find, self._copies = step, find, None
+
+    def after_step(self, data, scope=contextlib.nullcontext):
+        super().after_step(data)
+        if self.steps == self.step:
+            with scope():
+                self._copies = keras.tree.map_structure(
+                    lambda variable: np.array(variable.numpy()), self._find()
+                )
+
+    def copies(self):
+        """The nest of arrays, once `steps` has reached `step`."""
+        return self._copies
+
+
+def spec(value):
+    """What a batch of data looks like: a `keras.KerasTensor`."""
+    dtype = keras.backend.standardize_dtype(value.dtype)
+    return keras.KerasTensor(tuple(value.shape), dtype)
+
+
+def input_spec(shape, dtype):
+    """A `keras.KerasTensor`."""
+    return keras.KerasTensor(shape, dtype)
+
+
+def concrete_shape(spec):
+    """The shape of a `keras.KerasTensor`, with sizes for unknown axes."""
+    first = [BATCH_SIZE] + [AXIS_SIZE] * len(spec.shape)
+    return tuple(
+        size if known is None else known
+        for known, size in zip(spec.shape, first)
+    )
