@@ -87,7 +87,8 @@ def test_litert(run, tmp_path):
 def test_gains_are_those_of_the_level_and_level_0(run, monkeypatch):
     given = []
 
-    def measure_gains(model, test, *, dense, representative):
+    def measure_gains(model, test, *, dense, representative, batch_sizes):
+        assert batch_sizes == (1, 32, 256)
         given.extend([model, dense, test, representative])
         return Gains()
 

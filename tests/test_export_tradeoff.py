@@ -25,6 +25,7 @@ def runs(tmp_path_factory):
     return paths
 
 
+@pytest.mark.slow
 def test_every_level_of_both_arms_is_measured(runs, tmp_path):
     points = measure_tradeoff(tuple(runs), batch_sizes=(1, 8))
     assert [(p.block_size, p.arm, p.level) for p in points] == [
@@ -59,6 +60,6 @@ def test_every_level_of_both_arms_is_measured(runs, tmp_path):
     assert "Where it is served" in page and "Levels where they" in page
 
 
-def test_a_form_that_there_is_not(runs):
+def test_a_form_that_there_is_not():
     with pytest.raises(ValueError, match="`forms` must be"):
-        measure_tradeoff(tuple(runs), forms=("int4",))
+        measure_tradeoff(("nowhere",), forms=("int4",))

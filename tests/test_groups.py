@@ -122,7 +122,7 @@ def searched(build, rounds=2, **arguments):
     return model, x
 
 
-@pytest.mark.parametrize("build", some(MODELS, inverted, transformer))
+@pytest.mark.parametrize("build", some(MODELS, inverted))
 def test_pruned_channels_are_removed_exactly(build):
     model, x = searched(build)
     groups = model.lottery.attachment.pattern.groups.values()

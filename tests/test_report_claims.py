@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from scripts import finish
+from small import some
 from test_experiments_results import result
 
 from keras_lottery.experiments.results import to_csv
@@ -86,12 +87,16 @@ def share_reproduced(claim, level_means, trials=5, tries=1000):
     return np.mean([verdict == "reproduced" for verdict in found])
 
 
+# The others have the numbers of one of these, or nearly.
+SIMULATED = some(CLAIMS, *(BY_ID[id] for id in ("C1", "C2b", "C4b", "C5b")))
+
+
 def levels_of(claim):
     """As many levels as a claim about a range has."""
     return 12 if claim.id == "C5b" else 1
 
 
-@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
+@pytest.mark.parametrize("claim", SIMULATED, ids=lambda claim: claim.id)
 def test_without_an_effect_few_claims_are_reproduced(claim):
     # Where nothing differs, and where it is just not what is claimed.
     nulls = [end for end in claim.holds if math.isfinite(end)]
@@ -104,7 +109,7 @@ def test_without_an_effect_few_claims_are_reproduced(claim):
         assert share_reproduced(claim, means) < 0.07
 
 
-@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
+@pytest.mark.parametrize("claim", SIMULATED, ids=lambda claim: claim.id)
 def test_under_the_papers_effect_most_are(claim):
     low, high = claim.holds
     assert low < claim.effect < high
