@@ -99,10 +99,10 @@ class Claim:
         unit: str.
         holds: pair of float, the range in which the quantity lies if the
             claim holds: beyond the smallest effect that counts.
-        effect: float, the quantity in the paper.
-        spread: float, its standard deviation over trials in the paper, read
-            off its error bars (minimum to maximum of five trials, about 2.3
-            standard deviations) where these are drawn.
+        effect: float, the quantity in the paper; where it prints none, what
+            the simulations of the tests assume.
+        spread: float, the standard deviation over trials that they assume: of
+            the order of the paper's error bars, and of LeNet's here.
         shown: function, quantity -> number in `unit`.
     """
 
