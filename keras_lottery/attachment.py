@@ -156,8 +156,10 @@ class Attachment:
             masks: dict, weight path -> boolean array. Weights it does not
                 name are kept whole.
         """
-        whole = {p: np.ones(v.shape, bool) for p, v in self.kernels.items()}
-        masks = {path: masks.get(path, mask) for path, mask in whole.items()}
+        masks = {
+            path: masks[path] if path in masks else np.ones(v.shape, bool)
+            for path, v in self.kernels.items()
+        }
         masks |= self.pattern.followers(masks)
         for path, variable in self._masked().items():
             mask_of(variable).assign(masks[path])

@@ -6,8 +6,39 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_lottery import keras_internals
+
 # Axes of unknown size are traced at a size that poolings can halve.
 BATCH_SIZE, AXIS_SIZE = 2, 64
+
+
+def check_distribution(model):
+    """Nothing: Keras has no strategy to refuse here."""
+
+
+def is_distributed(model):
+    """Whether the model has several replicas: never."""
+    return False
+
+
+def once(function):
+    """Calls a function."""
+    function()
+
+
+def in_replica():
+    """Whether this is the Python of one replica of several: never."""
+    return False
+
+
+def build(forward, args, kwargs):
+    """Creates the variables that a forward pass uses, and computes nothing.
+
+    Args:
+        forward: function.
+        args, kwargs: its arguments, of which each tensor is a spec.
+    """
+    keras_internals.compute_output_spec(forward, *args, **kwargs)
 
 
 @dataclasses.dataclass

@@ -17,34 +17,30 @@ from keras_lottery.backend.common import (
     DelayedCopy,
     Graph,
     StepCounter,
+    build,
+    check_distribution,
     concrete_shape,
+    in_replica,
     input_spec,
+    is_distributed,
+    once,
     spec,
 )
 
-__all__ = ["DelayedCopy", "StepCounter", "input_spec", "spec"]
+__all__ = [
+    "DelayedCopy",
+    "StepCounter",
+    "build",
+    "check_distribution",
+    "in_replica",
+    "input_spec",
+    "is_distributed",
+    "once",
+    "spec",
+]
 
 # Of these the body is not entered: data meet in them whatever they are given.
 _WHOLE = {"scan", "while", "cond"}
-
-
-def check_distribution(model):
-    """Nothing: the devices of `keras.distribution` run one program."""
-
-
-def is_distributed(model):
-    """Whether the model has several replicas: never."""
-    return False
-
-
-def once(function):
-    """Calls a function."""
-    function()
-
-
-def in_replica():
-    """Whether this is the Python of one replica of several: never."""
-    return False
 
 
 def outside_graphs(model=None):
@@ -154,16 +150,6 @@ def sync(model):
 def _first_batch(iterator):
     for _, _, batches in iterator:
         return batches[0] if isinstance(batches, list) else next(batches)
-
-
-def build(forward, args, kwargs):
-    """Creates the variables that a forward pass uses, and computes nothing.
-
-    Args:
-        forward: function.
-        args, kwargs: its arguments, of which each tensor is a spec.
-    """
-    keras_internals.compute_output_spec(forward, *args, **kwargs)
 
 
 def graph(forward, args, kwargs, variables):

@@ -6,42 +6,37 @@ import keras
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from keras_lottery import keras_internals
 from keras_lottery.backend.common import (
     DelayedCopy,
     Graph,
     StepCounter,
+    build,
+    check_distribution,
     concrete_shape,
+    in_replica,
     input_spec,
+    is_distributed,
+    once,
     spec,
 )
 
-__all__ = ["DelayedCopy", "StepCounter", "input_spec", "spec"]
+__all__ = [
+    "DelayedCopy",
+    "StepCounter",
+    "build",
+    "check_distribution",
+    "in_replica",
+    "input_spec",
+    "is_distributed",
+    "once",
+    "spec",
+]
 
 # What they tell of data is its shape.
 _OF_SHAPE = {
     "empty_like", "full_like", "new_empty", "new_full", "new_ones",
     "new_zeros", "ones_like", "zeros_like",
 }  # fmt: skip
-
-
-def check_distribution(model):
-    """Nothing: Keras has no strategy to refuse here."""
-
-
-def is_distributed(model):
-    """Whether the model has several replicas: never."""
-    return False
-
-
-def once(function):
-    """Calls a function."""
-    function()
-
-
-def in_replica():
-    """Whether this is the Python of one replica of several: never."""
-    return False
 
 
 def outside_graphs(model=None):
@@ -108,16 +103,6 @@ def symbolic_build(pruner, own, iterator=None, data_batch=None):
 
 def sync(model):
     """Nothing: the variables always hold the state of training."""
-
-
-def build(forward, args, kwargs):
-    """Creates the variables that a forward pass uses, and computes nothing.
-
-    Args:
-        forward: function.
-        args, kwargs: its arguments, of which each tensor is a spec.
-    """
-    keras_internals.compute_output_spec(forward, *args, **kwargs)
 
 
 def graph(forward, args, kwargs, variables):

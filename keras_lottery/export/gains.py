@@ -52,6 +52,22 @@ class Gain:
     note: str = ""
 
 
+def to_frame(measurements):
+    """A `pandas.DataFrame` of dataclasses, a row each.
+
+    Args:
+        measurements: iterable of dataclasses with `seconds`, a dict from
+            batch size to seconds, of which each becomes a column.
+    """
+    rows = []
+    for one in measurements:
+        row = dataclasses.asdict(one)
+        for size, seconds in row.pop("seconds").items():
+            row[f"milliseconds_at_{size}"] = 1e3 * seconds
+        rows.append(row)
+    return pandas.DataFrame(rows)
+
+
 class Gains(list):
     """A list of `Gain`, the dense model's first if there is one.
 
@@ -63,13 +79,7 @@ class Gains(list):
 
     def to_pandas(self):
         """A `pandas.DataFrame`: a row each."""
-        rows = []
-        for gain in self:
-            row = dataclasses.asdict(gain)
-            for size, seconds in row.pop("seconds").items():
-                row[f"milliseconds_at_{size}"] = 1e3 * seconds
-            rows.append(row)
-        return pandas.DataFrame(rows)
+        return to_frame(self)
 
     def to_csv(self, path):
         """Writes the same as a CSV file, in a directory that need not exist.

@@ -11,7 +11,7 @@ import tqdm.auto
 from keras_lottery.checks import check_choice
 from keras_lottery.experiments import Run
 from keras_lottery.export.compaction import compact
-from keras_lottery.export.gains import accuracy, fastest_litert
+from keras_lottery.export.gains import accuracy, fastest_litert, to_frame
 from keras_lottery.export.timing import check_batch_sizes, latencies
 
 _FORMS = {"float32": None, "int8": "int8"}
@@ -64,13 +64,7 @@ class Tradeoff(list):
 
     def to_pandas(self):
         """A `pandas.DataFrame`: a row each."""
-        rows = []
-        for point in self:
-            row = dataclasses.asdict(point)
-            for size, seconds in row.pop("seconds").items():
-                row[f"milliseconds_at_{size}"] = 1e3 * seconds
-            rows.append(row)
-        return pandas.DataFrame(rows)
+        return to_frame(self)
 
     def to_csv(self, path):
         """Writes the same as a CSV file.

@@ -70,7 +70,7 @@ def write(run_dir):
     text = html.page(
         f"Lottery tickets: {_subject(measurements.experiment)}",
         _head(measurements),
-        _sections(measurements, figures),
+        _sections(measurements, figures, frame),
     )
     run.write("report.html", text)
     return run.path("report.html")
@@ -208,7 +208,7 @@ def _most_accurate(results):
     )
 
 
-def _sections(measurements, figures):
+def _sections(measurements, figures, frame):
     grids = {
         part: html.grid(
             html.figure(one.inline(), one.title, one.caption) for one in found
@@ -224,7 +224,7 @@ def _sections(measurements, figures):
         ),
         html.Section("curves", "Learning curves", grids["learning_curves"]),
         html.Section("left", "What is left", left),
-        *_served(measurements, grids["tradeoff"]),
+        *_served(frame, grids["tradeoff"]),
         html.Section("between", "Between arms", _between_arms(measurements)),
         html.Section("claims", "Claims of the paper", _claims(measurements)),
         html.Section("all", "All results", tables.all_results(measurements)),
@@ -232,8 +232,7 @@ def _sections(measurements, figures):
     ]
 
 
-def _served(measurements, figure):
-    frame = measurements.run.tradeoff
+def _served(frame, figure):
     if frame is None:
         return []
     table = html.details("All levels", tables.tradeoff(frame))
