@@ -76,9 +76,13 @@ def tools():
 def import_everything():
     """Imports all modules of the package and of the tools: their number."""
     import keras_lottery
+    from keras_lottery import backend
 
     found = pkgutil.walk_packages(keras_lottery.__path__, "keras_lottery.")
-    names = [module.name for module in found]
+    # The other backends' libraries need not be installed.
+    others = {f"keras_lottery.backend.{name}" for name in backend.NAMES}
+    others.remove(f"keras_lottery.backend.{backend.NAME}")
+    names = [module.name for module in found if module.name not in others]
     for name in names:
         importlib.import_module(name)
     from absl import flags
