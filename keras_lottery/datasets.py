@@ -7,11 +7,6 @@ doi:10.24432/C50P49, licensed under CC BY 4.0. Changed: stored as bytes, and
 300 of them, 30 of each digit, drawn once as the test set.
 """
 
-from keras_lottery.backend import require_tensorflow
-
-require_tensorflow("keras_lottery.datasets")
-
-# ruff: noqa: E402
 import contextlib
 import dataclasses
 import difflib
@@ -27,7 +22,6 @@ import urllib.request
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from keras_lottery import decoded
@@ -219,7 +213,7 @@ def examples(name, pair):
             f"type {type(pair).__name__}{advice_on_batches(pair)}"
         )
     for part in keras.tree.flatten(tuple(pair)):
-        if isinstance(part, tf.data.Dataset):
+        if _is_dataset(part):
             raise ValueError(
                 f"`{name}` must be a pair (x, y) of arrays. Received: {name} "
                 f"with a {type(part).__name__} in it"
@@ -244,9 +238,15 @@ def examples(name, pair):
     return pair
 
 
+def _is_dataset(value):
+    """Whether it is a `tf.data.Dataset`, which needs TensorFlow to be one."""
+    tf = sys.modules.get("tensorflow")
+    return tf is not None and isinstance(value, tf.data.Dataset)
+
+
 def advice_on_batches(value):
     """How to make arrays of a `tf.data.Dataset`; nothing if it is none."""
-    if not isinstance(value, tf.data.Dataset):
+    if not _is_dataset(value):
         return ""
     return (
         ". Arrays of a dataset of batches: `x, y = map(np.concatenate, "

@@ -11,10 +11,12 @@ written, in the user's cache directory:
 
 The index is written last. It names the directory of the prepared set and how
 that looked when it was decoded, and the size and the checksum of each array.
-A set that does not agree with its index is not used, and is decoded anew.
+A set that does not agree with its index is not used, and is decoded anew. The
+directory can be copied to a machine that has neither TFDS nor the prepared set.
 """
 
 import contextlib
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -96,16 +98,22 @@ def keep(decoded, name, data_dir, source):
 
 def _directories(name, data_dir):
     """The directories in which a set may be kept, the preferred one first."""
-    version = _tfds_version()
-    if version is None or "://" in os.fspath(data_dir):
+    if "://" in os.fspath(data_dir):
         return
-    entry = f"{urllib.parse.quote(name, safe='')}.tfds-{version}"
     data_dir = _absolute(data_dir)
-    yield os.path.join(data_dir, "keras_lottery", entry)
+    parents = [os.path.join(data_dir, "keras_lottery")]
     # Path.home() raises it for a user without a home directory.
     with contextlib.suppress(RuntimeError):
         digest = hashlib.sha256(data_dir.encode()).hexdigest()[:16]
-        yield os.path.join(_user_cache(), "keras_lottery", digest, entry)
+        parents.append(os.path.join(_user_cache(), "keras_lottery", digest))
+    entry, version = urllib.parse.quote(name, safe=""), _tfds_version()
+    for parent in parents:
+        if version is not None:
+            yield os.path.join(parent, f"{entry}.tfds-{version}")
+        else:
+            # Without TFDS, what any version of it has decoded elsewhere.
+            kept = pathlib.Path(parent).glob(f"{glob.escape(entry)}.tfds-*")
+            yield from sorted(map(os.fspath, kept), reverse=True)
 
 
 def _tfds_version():
@@ -133,7 +141,9 @@ def _absolute(path):
 def _read(directory, data_dir):
     index = json.loads(pathlib.Path(directory, _INDEX).read_bytes())
     source = os.path.join(data_dir, index["source"])
-    if index["format"] != _FORMAT or index["state"] != _state(source):
+    # Copied to a machine without the prepared set, it stands alone.
+    state = _state(source) if os.path.isdir(source) else index["state"]
+    if index["format"] != _FORMAT or index["state"] != state:
         raise ValueError("The set was prepared anew since.")
     arrays = {
         name: _read_array(os.path.join(directory, f"{name}.npy"), **entry)

@@ -345,16 +345,16 @@ def _end_with(
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         # Ctrl-C reaches the whole group; the coordinator stops its workers.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # Before TensorFlow starts, which makes as many threads.
+        # Before Keras' backend starts, which makes as many threads.
         if share and hasattr(psutil.Process, "cpu_affinity"):
             psutil.Process().cpu_affinity(share)
         threading.Thread(target=end_with_parent, daemon=True).start()
         if not silent:
-            # A job that needs TensorFlow says itself why it has none.
+            # A job that needs a backend says itself why it has none.
             with contextlib.suppress(Exception):
-                import tensorflow as tf
+                from keras_lottery import backend
 
-                tf.config.list_physical_devices()
+                backend.gpus()
             os.dup2(shown, 2)
 
     return start

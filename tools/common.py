@@ -29,8 +29,8 @@ def run(job, takes_arguments=False):
         try:
             _set_threads()
             start()
-            with quiet_tensorflow():
-                _start_tensorflow()
+            with quiet_backend():
+                _start_backend()
             job(arguments) if takes_arguments else job()
         except KeyboardInterrupt:
             stop("Stopped. The same command goes on from here.", 130)
@@ -45,21 +45,18 @@ def run(job, takes_arguments=False):
 def start():
     """Imports the package, and TensorFlow with it, without their messages."""
     logging.set_verbosity(logging.WARNING)
-    with quiet_tensorflow():
+    with quiet_backend():
         # GPUs announce themselves, or that there is none, when they are first
         # listed, and a module of TensorFlow lists them when absl starts.
-        import tensorflow as tf
+        from keras_lottery import backend
 
-        import keras_lottery  # noqa: F401
-
-        tf.config.list_physical_devices()
+        backend.gpus()
 
 
-def _start_tensorflow():
-    import tensorflow as tf
+def _start_backend():
+    from keras_lottery import backend
 
-    # Devices and the XLA compiler announce themselves at their first use.
-    tf.function(lambda x: x + 1, jit_compile=True)(tf.constant(1))
+    backend.start()
 
 
 def _set_threads():
@@ -145,7 +142,7 @@ def stop(line, code):
 
 
 @contextlib.contextmanager
-def quiet_tensorflow():
+def quiet_backend():
     """Keeps TensorFlow's start-up messages, written before any setting of
     its own applies, off the terminal; shows them if the start fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -42,10 +42,18 @@ train_step = _module.train_step
 
 # What a model computes.
 build = _module.build
+gradients = _module.gradients
 graph = _module.graph
 input_spec = _module.input_spec
 operations = _module.operations
 spec = _module.spec
+test_loss = _module.test_loss
+
+# The machine.
+gpus = _module.gpus
+start = _module.start
+threads = _module.threads
+version = _module.version
 
 
 def require_tensorflow(what):

@@ -129,3 +129,21 @@ def concrete_shape(spec):
         size if known is None else known
         for known, size in zip(spec.shape, first)
     )
+
+
+def loss_and_accuracy(results):
+    """Picks the two metrics that a training records.
+
+    Args:
+        results: dict of metric name to value, as Keras returns it.
+
+    Returns:
+        Pair of values; the accuracy is NaN if none was measured.
+    """
+    accuracies = [v for name, v in results.items() if is_accuracy(name)]
+    return results["loss"], (accuracies or [float("nan")])[0]
+
+
+def is_accuracy(name):
+    """Whether a metric of this name is an accuracy."""
+    return name == "acc" or name.endswith("accuracy")

@@ -250,3 +250,58 @@ def _called(equation):
         if inner is not None and len(inner.invars) == len(equation.invars):
             return inner
     return None
+
+
+def gradients(function, variables):
+    """The gradients of a scalar.
+
+    Args:
+        function: function without arguments that computes the scalar from
+            the variables.
+        variables: list of `keras.Variable`.
+
+    Returns:
+        A list of arrays. It can be differentiated in turn.
+    """
+
+    def scalar(values):
+        with keras.StatelessScope(list(zip(variables, values))):
+            return function()
+
+    return jax.grad(scalar)([variable.value for variable in variables])
+
+
+def test_loss(model, x, y):
+    """The loss of a compiled model on a batch."""
+    state = [
+        [variable.value for variable in variables]
+        for variables in (
+            model.trainable_variables,
+            model.non_trainable_variables,
+            model.metrics_variables,
+        )
+    ]
+    return model.test_step(tuple(state), (x, y))[0]["loss"]
+
+
+# The machine.
+
+
+def version():
+    """The version of JAX."""
+    return jax.__version__
+
+
+def gpus():
+    """List of the names of all GPUs."""
+    return [d.device_kind for d in jax.devices() if d.platform == "gpu"]
+
+
+def threads():
+    """Threads of one operation as they were set; 0 if they were not."""
+    return 0
+
+
+def start():
+    """Starts the devices, which announce themselves at their first use."""
+    jax.devices()

@@ -5,6 +5,7 @@ and a training step is Python that runs once for each of them.
 """
 
 import contextlib
+import os
 
 import keras
 import tensorflow as tf
@@ -287,3 +288,54 @@ def _trace(forward, args, kwargs):
     with tf.init_scope():
         function = tf.function(traced, autograph=False)
         return function.get_concrete_function(*args, **kwargs).graph
+
+
+def gradients(function, variables):
+    """The gradients of a scalar.
+
+    Args:
+        function: function without arguments that computes the scalar from
+            the variables.
+        variables: list of `keras.Variable`.
+
+    Returns:
+        A list of tensors. It can be differentiated in turn.
+    """
+    with tf.GradientTape() as tape:
+        scalar = function()
+    return tape.gradient(scalar, [variable.value for variable in variables])
+
+
+def test_loss(model, x, y):
+    """The loss of a compiled model on a batch; metrics are updated."""
+    return model.test_step((x, y))["loss"]
+
+
+# The machine.
+
+
+def version():
+    """The version of TensorFlow."""
+    return tf.__version__
+
+
+def gpus():
+    """List of the names of all GPUs."""
+    return [
+        tf.config.experimental.get_device_details(device).get(
+            "device_name", device.name
+        )
+        for device in tf.config.list_physical_devices("GPU")
+    ]
+
+
+def threads():
+    """Threads of one operation as they were set; 0 if they were not."""
+    return tf.config.threading.get_intra_op_parallelism_threads() or int(
+        os.environ.get("TF_NUM_INTRAOP_THREADS", 0)
+    )
+
+
+def start():
+    """Starts the devices and XLA, which announce themselves at first use."""
+    tf.function(lambda x: x + 1, jit_compile=True)(tf.constant(1))

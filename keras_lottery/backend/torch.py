@@ -172,3 +172,48 @@ class _Recorder(TorchDispatchMode):
                 ([id(t) for t in given], [id(t) for t in made])
             )
         return result
+
+
+def gradients(function, variables):
+    """The gradients of a scalar.
+
+    Args:
+        function: function without arguments that computes the scalar from
+            the variables.
+        variables: list of `keras.Variable`.
+
+    Returns:
+        A list of tensors. It can be differentiated in turn.
+    """
+    values = [variable.value for variable in variables]
+    return list(torch.autograd.grad(function(), values, create_graph=True))
+
+
+def test_loss(model, x, y):
+    """The loss of a compiled model on a batch; metrics are updated."""
+    return model.test_step((x, y))["loss"]
+
+
+# The machine.
+
+
+def version():
+    """The version of PyTorch."""
+    return torch.__version__
+
+
+def gpus():
+    """List of the names of all GPUs."""
+    return [
+        torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
+    ]
+
+
+def threads():
+    """Threads of one operation as they were set; 0 if they were not."""
+    return torch.get_num_threads()
+
+
+def start():
+    """Starts the devices, which announce themselves at their first use."""
+    torch.cuda.device_count()

@@ -1,10 +1,5 @@
 """The laboratory: seeded trials, control arms, early stopping, resuming."""
 
-from keras_lottery.backend import require_tensorflow
-
-require_tensorflow("keras_lottery.experiments")
-
-# ruff: noqa: E402
 import dataclasses
 
 from keras_lottery.datasets import Arrays

@@ -7,9 +7,9 @@ are computed in float32 on a plain model that is thrown away; the lowest go.
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
+from keras_lottery import backend
 from keras_lottery.experiments.arms import arm, keep_highest
 from keras_lottery.graph import copied, graph_of, rebuild
 
@@ -70,7 +70,9 @@ def snip_scores(model, kernels, batches):
     Returns:
         A dict, path -> array.
     """
-    gradients = _mean(lambda x, y: _gradients(model, kernels, x, y), batches)
+    gradients = _mean(
+        lambda x, y: _arrays(_gradients(model, kernels, x, y)), batches
+    )
     return {
         path: np.abs(variable.numpy() * gradient)
         for (path, variable), gradient in zip(kernels.items(), gradients)
@@ -93,16 +95,16 @@ def grasp_scores(model, kernels, batches):
         A dict, path -> array.
     """
     total = _mean(
-        lambda x, y: _gradients(model, kernels, x, y, _TEMPERATURE), batches
+        lambda x, y: _arrays(_gradients(model, kernels, x, y, _TEMPERATURE)),
+        batches,
     )
 
     def product(x, y):
-        with tf.GradientTape() as tape:
+        def along():
             gradients = _gradients(model, kernels, x, y, _TEMPERATURE)
-            along = tf.add_n(
-                [tf.reduce_sum(a * b) for a, b in zip(gradients, total)]
-            )
-        return tape.gradient(along, _values(kernels))
+            return sum(ops.sum(a * b) for a, b in zip(gradients, total))
+
+        return _arrays(backend.gradients(along, list(kernels.values())))
 
     products = _mean(product, batches)
     return {
@@ -149,12 +151,14 @@ def synflow_scores(model, kernels):
     Returns:
         A dict, path -> array.
     """
-    with tf.GradientTape() as tape:
-        ones = tf.ones((1, *model.input_shape[1:]))
-        flow = tf.reduce_sum(model(ones, training=False))
-    gradients = tape.gradient(flow, _values(kernels))
+
+    def flow():
+        ones = ops.ones((1, *model.input_shape[1:]))
+        return ops.sum(model(ones, training=False))
+
+    gradients = _arrays(backend.gradients(flow, list(kernels.values())))
     return {
-        path: variable.numpy() * gradient.numpy()
+        path: variable.numpy() * gradient
         for (path, variable), gradient in zip(kernels.items(), gradients)
     }
 
@@ -235,12 +239,15 @@ def _batches(bench):
 
 
 def _gradients(model, kernels, x, y, temperature=1.0):
-    with tf.GradientTape() as tape:
+    def loss():
         logits = model(x, training=False) / temperature
-        loss = tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+        return ops.mean(
+            keras.losses.sparse_categorical_crossentropy(
+                y, logits, from_logits=True
+            )
         )
-    return tape.gradient(loss, _values(kernels))
+
+    return backend.gradients(loss, list(kernels.values()))
 
 
 def _mean(function, batches):
@@ -249,5 +256,5 @@ def _mean(function, batches):
     return [np.mean(arrays, axis=0) for arrays in zip(*results)]
 
 
-def _values(kernels):
-    return [variable.value for variable in kernels.values()]
+def _arrays(tensors):
+    return list(map(ops.convert_to_numpy, tensors))

@@ -6,8 +6,8 @@ the network is built again in tf_keras.
 """
 
 import keras
-import tensorflow as tf
 
+from keras_lottery import backend
 from keras_lottery.experiments.arms import arm
 from keras_lottery.processes import Processes
 from keras_lottery.tf_keras import (
@@ -23,6 +23,11 @@ _OPTIMIZERS = {"adam": "Adam", "sgd": "SGD"}
 
 
 def _check_experiment(experiment):
+    if backend.NAME != "tensorflow":
+        raise ValueError(
+            "The arm 'tfmot' needs Keras' TensorFlow backend: set "
+            f"KERAS_BACKEND to tensorflow. Found: {backend.NAME}"
+        )
     if experiment.model not in _MODELS:
         raise ValueError(
             f"The arm 'tfmot' needs `model` to be one of {list(_MODELS)}. "
@@ -148,6 +153,8 @@ def _optimizer(experiment, tf_keras):
 
 def _stretches(experiment, train, seed):
     """Pairs: an iteration to evaluate at, and the batches up to it."""
+    import tensorflow as tf
+
     x, y = map(tf.constant, train)
     start, end = 0, experiment.iterations
     while start < end:

@@ -4,6 +4,7 @@ The model is wrapped once, and its `LotteryTicketPruner` is what scores,
 prunes, captures and rewinds, as it does in `fit`.
 """
 
+import collections
 import dataclasses
 import functools
 import threading
@@ -18,6 +19,7 @@ from keras_lottery.experiments.store import training_key
 from keras_lottery.rewinding import RewindPoint, copy_optimizers, model_state
 from keras_lottery.tickets import Ticket
 from keras_lottery.training import Loop, Training
+from keras_lottery.training.stack import Stack
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,6 +36,29 @@ class Trained:
     record: dict
     training: Training
     ticket: Ticket | None
+
+
+class _Trial:
+    """What the bench has of a trial.
+
+    Args:
+        data: `Dataset`.
+        initial: dict, path -> array: the initial weights.
+    """
+
+    def __init__(self, data, initial):
+        self.data, self.initial = data, initial
+        # Tickets, starts, and what is computed once.
+        self.memories: tuple[dict, dict, dict] = ({}, {}, {})
+
+
+def _sets(data):
+    return data.train, data.validation, data.test
+
+
+def _captures(rewind_to, step):
+    """Whether a training from a step reaches its rewind point."""
+    return isinstance(rewind_to, int) and rewind_to > step
 
 
 class Bench:
@@ -53,8 +78,8 @@ class Bench:
     def __init__(self, experiment):
         self.experiment = experiment
         self.trial = None
-        self.model = self.backend = None
-        self.tickets, self._starts, self._known = {}, {}, {}
+        self.model = self.backend = self._stack = None
+        self._trials = {}
 
     def open(self, trial):
         """Makes the bench that of a trial: its data, its initial weights."""
@@ -69,26 +94,33 @@ class Bench:
 
     def _open(self, trial):
         self.trial = trial
-        for memory in (self.tickets, self._starts, self._known):
-            memory.clear()
-        self.data = self.experiment.load_data(self.seed("split"))
-        sets = self.data.train, self.data.validation, self.data.test
-        if self.model is None:
-            self._build(sets)
-        else:
-            self._loop.set_data(*sets)
-        self.initial = self._weights(self.seed("weights"))
+        if trial not in self._trials:
+            # Trainings that are stacked are of several trials.
+            if self.experiment.stack == 1:
+                self._trials.clear()
+            data = self.experiment.load_data(self.seed("split"))
+            if self.model is None:
+                self._build(data)
+            initial = self._weights(self.seed("weights"))
+            self._trials[trial] = _Trial(data, initial)
+        self.data, self.initial = (
+            self._trials[trial].data,
+            self._trials[trial].initial,
+        )
+        self.tickets, self._starts, self._known = self._trials[trial].memories
 
-    def _build(self, sets):
+    def _build(self, data):
         experiment = self.experiment
+        self.data = data
         experiment.check_fit(self.data)
         self.model = experiment.wrapped_model(self.data)
         self.pruner = self.model.lottery
         self.model.optimizer.build(self.model.trainable_variables)
         self._fresh = RewindPoint.capture(self.model).optimizers
+        self._loop_data = data
         self._loop = Loop(
             self.model,
-            *sets,
+            *_sets(data),
             batch_size=experiment.batch_size,
             eval_every=experiment.eval_every,
             early_stop_metric=experiment.early_stop_metric,
@@ -105,6 +137,7 @@ class Bench:
         backends = self.experiment.backend, self.backend
         return (
             experiment.backend in backends
+            and experiment.stack == self.experiment.stack
             and experiment.equals_up_to_backend(self.experiment)
         )
 
@@ -263,61 +296,184 @@ class Bench:
             A `Trained`.
         """
         began = time.perf_counter()
-        start, key = self.start(arm, level), self.key(arm, level)
-        self.pruner.load(start, with_optimizers=True)
+        start = self._load(arm, level)
         rewind_to = ARMS[arm].rewind_to(self.experiment)
+        if self._loop_data is not self.data:
+            self._loop.set_data(*_sets(self.data))
+            self._loop_data = self.data
         if ARMS[arm].train:
             training = ARMS[arm].train(self, start)
         else:
-            training = self._train(rewind_to, progress)
-        record = self._measure(training, start)
-        record["seconds"] = time.perf_counter() - began
-        ticket = None
-        if ARMS[arm].chain:
-            ticket = Ticket(
-                start.masks,
-                self.pruner.rewind_point,
-                level,
-                {"key": key, **record},
-                {p: np.array(v) for p, v in model_state(self.model).items()},
-                # Who rewinds optimizers does not need them.
-                copy_optimizers(self.model) if rewind_to is None else None,
+            self.pruner.rewind()
+            step, visits = self.pruner.rewind_point.step, {}
+            if _captures(rewind_to, step):
+                visits[rewind_to] = functools.partial(
+                    self.pruner.capture, rewind_to
+                )
+            training = self._loop.train(
+                self.experiment.iterations,
+                seed=self.seed("order"),
+                start=step,
+                progress=progress,
+                visits=visits,
             )
-        return Trained(record, training, ticket)
-
-    def _train(self, rewind_to, progress):
-        """The `Training`; the rewind point is captured when it is reached."""
-        pruner = self.pruner
-        pruner.rewind()
-        start, visits = pruner.rewind_point.step, {}
-        if isinstance(rewind_to, int) and rewind_to > start:
-            visits[rewind_to] = functools.partial(pruner.capture, rewind_to)
-        return self._loop.train(
-            self.experiment.iterations,
-            seed=self.seed("order"),
-            start=start,
-            progress=progress,
-            visits=visits,
+        evaluate = self._loop.evaluate
+        record = self._record(
+            start,
+            training,
+            evaluate("test", training.early_stop_weights)[1],
+            evaluate("train")[1],
+            evaluate("test")[1],
         )
+        record["seconds"] = time.perf_counter() - began
+        point = self.pruner.rewind_point
+        return Trained(record, training, self._ticket(arm, start, record, point))
 
-    def _measure(self, training, start):
+    def train_all(self, places, progress=None):
+        """Trains places, stacked as far as they can be.
+
+        Args:
+            places: list of `Place`, whose tickets are in `tickets`.
+            progress: optional function of the iteration.
+
+        Returns:
+            A list of `Trained`.
+        """
+        trained, stacks = {}, collections.defaultdict(list)
+        for place in places:
+            self.open(place.trial)
+            if self.experiment.stack == 1 or ARMS[place.arm].train:
+                trained[place] = self.train(place.arm, place.level, progress)
+            else:
+                step = self.start(place.arm, place.level).rewind_point.step
+                stacks[step].append(place)
+        for stacked in stacks.values():
+            trained.update(zip(stacked, self.train_stacked(stacked, progress)))
+        return [trained[place] for place in places]
+
+    def forget(self):
+        """Drops the tickets and the starts that trainings began with."""
+        for trial in self._trials.values():
+            for memory in trial.memories[:2]:
+                memory.clear()
+
+    def train_stacked(self, places, progress=None):
+        """Trains several levels of arms at once, all from the same step.
+
+        Args:
+            places: list of `Place`, whose tickets are in `tickets`.
+            progress: optional function of the iteration.
+
+        Returns:
+            A list of `Trained`.
+        """
+        began = time.perf_counter()
+        states, which, seeds, points = [], [], [], []
+        visits = collections.defaultdict(list)
+        for index, place in enumerate(places):
+            self.open(place.trial)
+            self._load(place.arm, place.level)
+            self.pruner.rewind()
+            states.append(self._stack_of_all().state())
+            which.append(place.trial)
+            seeds.append(self.seed("order"))
+            points.append(self.pruner.rewind_point)
+            rewind_to = ARMS[place.arm].rewind_to(self.experiment)
+            if _captures(rewind_to, points[-1].step):
+                visits[rewind_to].append(index)
+
+        def visit(step, state_of):
+            for index in visits[step]:
+                self._load(places[index].arm, places[index].level)
+                self._stack.assign(state_of(index))
+                self.pruner.capture(step)
+                points[index] = self.pruner.rewind_point
+
+        stacked = self._stack.train(
+            states,
+            which,
+            seeds,
+            self.experiment.iterations,
+            start=points[0].step,
+            progress=progress,
+            visits={s: functools.partial(visit, s) for s in visits},
+        )
+        measured = zip(
+            stacked.trainings,
+            stacked.evaluate("test", at_early_stop=True)[:, 1],
+            stacked.evaluate("train")[:, 1],
+            stacked.evaluate("test")[:, 1],
+        )
+        trained = []
+        for index, (place, columns) in enumerate(zip(places, measured)):
+            self.open(place.trial)
+            start = self._load(place.arm, place.level)
+            stacked.assign(index)
+            record = self._record(start, *columns)
+            # Of the time of all of them, its share.
+            record["seconds"] = (time.perf_counter() - began) / len(places)
+            ticket = self._ticket(place.arm, start, record, points[index])
+            trained.append(Trained(record, columns[0], ticket))
+        return trained
+
+    def _stack_of_all(self):
+        """The `Stack`, which has the data of all trials."""
+        if self._stack is None:
+            experiment, trial, sets = self.experiment, self.trial, []
+            for other in range(experiment.trials):
+                self.open(other)
+                names = "train", "validation", "test"
+                sets.append(dict(zip(names, _sets(self.data))))
+            self.open(trial)
+            self._stack = Stack(
+                self.model,
+                sets,
+                experiment.stack,
+                batch_size=experiment.batch_size,
+                eval_every=experiment.eval_every,
+                early_stop_metric=experiment.early_stop_metric,
+            )
+        return self._stack
+
+    def _load(self, arm, level):
+        """The start of a level, which the model is at now."""
+        start = self.start(arm, level)
+        self.pruner.load(start, with_optimizers=True)
+        return start
+
+    def _record(self, start, training, test_at_early_stop, train, test):
+        """The columns of `Result` but `seconds`, of accuracies measured."""
         best = int(
             np.flatnonzero(
                 training.iterations == training.early_stop_iteration
             )[0]
         )
-        evaluate, weights = self._loop.evaluate, training.early_stop_weights
         return {
             "density": start.density,
             "iterations": self.experiment.iterations,
             "early_stop_iteration": int(training.early_stop_iteration),
             "early_stop_val_loss": float(training.val_loss[best]),
             "early_stop_val_accuracy": float(training.val_accuracy[best]),
-            "early_stop_test_accuracy": evaluate("test", weights)[1],
-            "final_train_accuracy": evaluate("train")[1],
+            "early_stop_test_accuracy": float(test_at_early_stop),
+            "final_train_accuracy": float(train),
             "final_val_accuracy": float(training.val_accuracy[-1]),
-            "final_test_accuracy": evaluate("test")[1],
+            "final_test_accuracy": float(test),
         }
+
+    def _ticket(self, arm, start, record, rewind_point):
+        """The `Ticket` of what the model holds, if the arm keeps it."""
+        if not ARMS[arm].chain:
+            return None
+        rewind_to = ARMS[arm].rewind_to(self.experiment)
+        return Ticket(
+            start.masks,
+            rewind_point,
+            start.level,
+            {"key": self.key(arm, start.level), **record},
+            {p: np.array(v) for p, v in model_state(self.model).items()},
+            # Who rewinds optimizers does not need them.
+            copy_optimizers(self.model) if rewind_to is None else None,
+        )
 
     def _weights(self, seed):
         """Initial values of a model built with a seed."""
@@ -351,31 +507,45 @@ def choose_backend(experiment):
         return bench.backend, bench.why
 
 
-def train_place(experiment, place, before, known, progress=None):
-    """Trains one place, unless its training is known.
+def train_places(experiment, places, tickets, known, progress=None):
+    """Trains places, those aside whose training is known.
 
     A worker needs no file of the coordinator's: what a training builds on is
     sent to it, and what it came to is sent back.
 
     Args:
         experiment: `Protocol`.
-        place: `Place`.
-        before: the trained `Ticket` of what the place needs, or `None`.
-        known: set of str, the keys of trainings that need not be repeated.
+        places: list of `Place`; of several, the trainings are stacked.
+        tickets: dict, `Place` -> the trained `Ticket` of one that is needed.
+        known: list of sets of str, of each place the keys of trainings that
+            need not be repeated.
         progress: optional function of the iteration.
 
     Returns:
-        A pair: its key, and a `Trained`, or `None` if the key is known.
+        A list of pairs: the key, and a `Trained`, or `None` if the key is
+        known or another of the places has it too.
     """
     with _one_at_a_time:
         bench = _bench_for(experiment)
-        bench.open(place.trial)
-        if place.needs:
-            bench.tickets = {(place.needs.arm, place.needs.level): before}
-        key = bench.key(place.arm, place.level)
-        if key in known:
-            return key, None
-        return key, bench.train(place.arm, place.level, progress)
+        keys, to_train = [], {}
+        for place, keys_known in zip(places, known):
+            bench.open(place.trial)
+            if place.needs:
+                ticket = tickets[place.needs]
+                bench.tickets[place.needs.arm, place.needs.level] = ticket
+            key = bench.key(place.arm, place.level)
+            keys.append(key)
+            # Tickets of one training differ by what they can rewind to.
+            arm = ARMS[place.arm]
+            kind = arm.chain and arm.rewind_to(experiment)
+            others = [k for k in to_train if k[0] == key]
+            known_here = (key, kind) in others or (others and not arm.chain)
+            if key not in keys_known and not known_here:
+                to_train[key, kind] = place
+        trained = bench.train_all(list(to_train.values()), progress)
+        found = dict(zip(to_train.values(), trained))
+        bench.forget()
+        return [(k, found.get(p)) for k, p in zip(keys, places)]
 
 
 # An executor of threads shares one bench, which has one model.

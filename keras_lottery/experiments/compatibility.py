@@ -5,11 +5,14 @@ What does not fit would otherwise end in the error of a compiled function, or,
 after a whole level, in weights that are NaN.
 """
 
+import functools
 import math
 import re
 
 import keras
 import numpy as np
+
+from keras_lottery import backend
 
 
 def check_labels(model, data):
@@ -64,10 +67,10 @@ def check_loss(model, data):
     Raises:
         ValueError: If it cannot be evaluated, or its loss is NaN.
     """
-    if model.distribute_strategy.num_replicas_in_sync > 1:
+    if backend.is_distributed(model):
         # A step is made in the context of a replica.
         return
-    loss = _try(model, data, lambda *pair: model.test_step(pair)["loss"])
+    loss = _try(model, data, functools.partial(backend.test_loss, model))
     model.reset_metrics()
     if math.isnan(keras.ops.convert_to_numpy(loss)):
         targets = [leaf for _, y in _sets(data) for leaf in _leaves(y)]

@@ -1,7 +1,6 @@
 """Environment: by which command, with what and where a run was made."""
 
 import datetime
-import os
 import platform
 import shlex
 import sys
@@ -9,9 +8,8 @@ import sys
 import keras
 import numpy as np
 import psutil
-import tensorflow as tf
 
-from keras_lottery import processes
+from keras_lottery import backend, processes
 from keras_lottery.version import __version__
 
 
@@ -34,7 +32,7 @@ def describe(workers=1):
         "versions": {
             "keras_lottery": __version__,
             "python": platform.python_version(),
-            "tensorflow": tf.__version__,
+            backend.NAME: backend.version(),
             "keras": keras.__version__,
             "numpy": np.__version__,
         },
@@ -42,8 +40,8 @@ def describe(workers=1):
         "cpu": _cpu(),
         "cores": cores,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": _gpus(),
-        "threads": _threads() or cores,
+        "gpus": backend.gpus(),
+        "threads": backend.threads() or cores,
         "workers": workers,
     }
 
@@ -57,19 +55,3 @@ def _cpu():
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _gpus():
-    return [
-        tf.config.experimental.get_device_details(device).get(
-            "device_name", device.name
-        )
-        for device in tf.config.list_physical_devices("GPU")
-    ]
-
-
-def _threads():
-    """Threads of one operation as they were set; 0 if they were not."""
-    return tf.config.threading.get_intra_op_parallelism_threads() or int(
-        os.environ.get("TF_NUM_INTRAOP_THREADS", 0)
-    )

@@ -73,6 +73,12 @@ class Experiment(Protocol):
             `keras_lottery.training`. Backends differ in the last bits.
         precision: str, the dtype policy of the model: `"float32"`,
             `"mixed_bfloat16"` or `"mixed_float16"`.
+        stack: int, trainings at once in one program, of any level, arm and
+            trial that can be trained then; under Keras' JAX backend, for a
+            GPU that one training of a small network leaves idle. Each gives
+            the same numbers as alone to float tolerance, so it is no part of
+            what identifies a run. What is interrupted is lost together.
+            Defaults to 1.
 
     Example:
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_lottery import criteria, datasets, models, patterns, recipes
+from keras_lottery.backend.loop import HAS_STACKS
 from keras_lottery.checks import (
     check_choice,
     check_integer,
@@ -68,12 +69,20 @@ class Protocol:
     seed: int = 0
     backend: str = "auto"
     precision: str = "float32"
+    stack: int = dataclasses.field(default=1, compare=False)
 
     def __post_init__(self):
         self._check_kinds()
         self._fill_in()
         for name in ("iterations", "batch_size", "eval_every", "trials"):
             check_integer(name, getattr(self, name), minimum=1)
+        check_integer("stack", self.stack, minimum=1)
+        if self.stack > 1 and not HAS_STACKS:
+            raise ValueError(
+                "`stack` must be 1 but under Keras' JAX backend, which is set "
+                "by the environment variable KERAS_BACKEND. "
+                f"Received: stack={self.stack}"
+            )
         steps = ("rewind_to", "late_rewind_to", "warmup")
         for name in ("rounds", "seed", *steps):
             check_integer(name, getattr(self, name), minimum=0)

@@ -8,7 +8,7 @@ import dataclasses
 import io
 import os
 
-import tensorflow as tf
+from keras_lottery.backend import require_tensorflow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +128,6 @@ _BY_LEVEL = (
     "final_train_accuracy",
     "final_test_accuracy",
 )
-# Written without TensorBoard, which TensorFlow does not bring along.
-_SCALAR = tf.compat.v1.SummaryMetadata()
-_SCALAR.plugin_data.plugin_name = "scalars"
 
 
 class Board:
@@ -141,9 +138,13 @@ class Board:
 
     Args:
         directory: str or path-like.
+
+    Raises:
+        ImportError: Under another backend than TensorFlow, which writes them.
     """
 
     def __init__(self, directory):
+        require_tensorflow("`tensorboard_dir`")
         self.directory = os.fspath(directory)
 
     def add(self, result, curves):
@@ -172,11 +173,16 @@ class Board:
         )
 
     def _write(self, run, scalars):
+        import tensorflow as tf
+
+        # Without TensorBoard, which TensorFlow does not bring along.
+        kind = tf.compat.v1.SummaryMetadata()
+        kind.plugin_data.plugin_name = "scalars"
         writer = tf.summary.create_file_writer(
             os.path.join(self.directory, run)
         )
         with writer.as_default():
             for name, step, value in scalars:
                 value = tf.constant(value, tf.float32)
-                tf.summary.write(name, value, int(step), _SCALAR)
+                tf.summary.write(name, value, int(step), kind)
         writer.close()

@@ -7,7 +7,7 @@ import time
 
 from keras_lottery.checks import check_integer
 from keras_lottery.experiments.arms import ARMS
-from keras_lottery.experiments.bench import choose_backend, train_place
+from keras_lottery.experiments.bench import choose_backend, train_places
 from keras_lottery.experiments.plan import Queue, plan
 from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.results import Board, Result, Results
@@ -102,7 +102,11 @@ class Coordinator:
 
     def run(self, executor):
         """Trains all places on an executor; returns `Results`."""
+        stack = self.experiment.stack
         places = plan(self.experiment)
+        if stack > 1:
+            # What a level of one trial waits for, all trials wait for.
+            places.sort(key=lambda place: place.level)
         self.progress.begin(len(places), self.experiment.iterations)
         self._tell_backend()
         queue = Queue(places, [p for p in places if self._found(p)])
@@ -111,17 +115,19 @@ class Coordinator:
             while len(queue) or running:
                 slots = getattr(executor, "slots", _SLOTS)
                 while len(running) < slots and queue.ready:
-                    place = queue.next()
-                    running[self._submit(executor, place)] = place
+                    ready = min(stack, len(queue.ready))
+                    taken = [queue.next() for _ in range(ready)]
+                    running[self._submit(executor, taken)] = taken
                 done, _ = concurrent.futures.wait(
                     running, return_when=concurrent.futures.FIRST_COMPLETED
                 )
                 for future in done:
-                    place = running.pop(future)
-                    if self._finish(place, *future.result()):
-                        queue.done(place)
-                    else:
-                        queue.again(place)
+                    taken = running.pop(future)
+                    for place, came_of_it in zip(taken, future.result()):
+                        if self._finish(place, *came_of_it):
+                            queue.done(place)
+                        else:
+                            queue.again(place)
         finally:
             for future in running:
                 future.cancel()
@@ -143,14 +149,15 @@ class Coordinator:
         self._take(place, record, found=True)
         return True
 
-    def _submit(self, executor, place):
-        self.progress.training(place)
+    def _submit(self, executor, places):
+        for place in places:
+            self.progress.training(place)
         job = functools.partial(
-            train_place,
+            train_places,
             self.experiment,
-            place,
-            self._ticket(place.needs) if place.needs else None,
-            self.store.known(place),
+            places,
+            {p.needs: self._ticket(p.needs) for p in places if p.needs},
+            [self.store.known(place) for place in places],
         )
         if isinstance(executor, Serial):
             return executor.submit(job, progress=self.progress.iteration)
@@ -167,7 +174,7 @@ class Coordinator:
 
     def _remember(self, place, ticket):
         self._tickets[place] = ticket
-        while len(self._tickets) > _REMEMBERED:
+        while len(self._tickets) > _REMEMBERED * self.experiment.stack:
             del self._tickets[next(iter(self._tickets))]
 
     def _finish(self, place, key, trained):

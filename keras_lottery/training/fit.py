@@ -5,9 +5,10 @@ import time
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_lottery.training.compiled import loss_and_accuracy
+from keras_lottery import backend
+from keras_lottery.backend import loop
+from keras_lottery.backend.common import loss_and_accuracy
 
 # The seconds between two reports of progress.
 _PROGRESS_EVERY = 0.5
@@ -45,7 +46,7 @@ def unsupported(model, x=None, y=None, callbacks=None, class_weight=None):
             return f"{owner} has a `{method}` of its own"
     if model.run_eagerly:
         return "the model was compiled with `run_eagerly=True`"
-    if model.distribute_strategy.num_replicas_in_sync > 1:
+    if backend.is_distributed(model):
         return "the model is distributed over several replicas"
     if class_weight is not None:
         return "`class_weight` is given"
@@ -79,10 +80,7 @@ def train(model, data, batches, start, eval_every, evaluated, visits, progress):
     if model.steps_per_execution != 1:
         model.steps_per_execution = 1
         model.train_function = model.test_function = None
-    rows = tf.data.Dataset.from_tensor_slices(batches)
-    dataset = rows.map(
-        lambda i: keras.tree.map_structure(lambda t: tf.gather(t, i), data)
-    )
+    dataset = loop.batches_of_rows(data, batches)
     stop = start + len(batches)
     callback = _StepCallback(
         start, stop, eval_every, evaluated, visits, progress
@@ -102,9 +100,7 @@ def evaluate(model, blocks):
     Returns:
         Pair of floats, the loss and the accuracy over all blocks.
     """
-    batches, *others = map(tf.data.Dataset.from_tensor_slices, blocks)
-    for other in others:
-        batches = batches.concatenate(other)
+    batches = loop.batches_of_blocks(blocks)
     results = model.evaluate(batches, verbose=0, return_dict=True)
     model.reset_metrics()
     return loss_and_accuracy(results)
@@ -169,6 +165,6 @@ def _defined_by(model, method):
 
 def _is_arrays(value):
     return all(
-        isinstance(leaf, (np.ndarray, tf.Tensor))
+        isinstance(leaf, (np.ndarray, loop.TENSOR))
         for leaf in keras.tree.flatten(value)
     )

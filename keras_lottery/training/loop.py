@@ -4,26 +4,29 @@ import time
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
+from keras_lottery import backend as backend_of_keras
 from keras_lottery import keras_internals
+from keras_lottery.backend.common import is_accuracy
+from keras_lottery.backend.loop import (
+    COMPILED,
+    CompiledSteps,
+    KeptWeights,
+    by_rule,
+    into_blocks,
+    on_device,
+)
 from keras_lottery.checks import check_choice, check_integer
 from keras_lottery.levels import EARLY_STOP_METRICS
 from keras_lottery.training import backends, fit
-from keras_lottery.training.compiled import (
-    COMPILED,
-    CompiledSteps,
-    batch_indices,
-    into_blocks,
-    is_accuracy,
-)
-from keras_lottery.training.recording import KeptWeights, Recorder
+from keras_lottery.training.batches import batch_indices
+from keras_lottery.training.recording import Recorder
 
 # A compiled call cannot be interrupted; it lasts about this long at most, in
 # seconds.
-_LONGEST_CALL = 2.0
-_EVALUATION_BATCH = 500
+LONGEST_CALL = 2.0
+EVALUATION_BATCH = 500
 
 
 class Loop:
@@ -147,7 +150,7 @@ class Loop:
         sets = {name: _on_device(data) for name, data in sets.items()}
         self._size, self._train_data = sizes["train"], sets["train"]
         self._blocks = {
-            name: into_blocks(data, _EVALUATION_BATCH)
+            name: into_blocks(data, EVALUATION_BATCH)
             for name, data in sets.items()
         }
 
@@ -263,11 +266,12 @@ class Loop:
             )
         if self.backend != "auto":
             return self.backend, "it was asked for"
-        choice = backends.by_rule(self.model, data[0])
-        if choice[0] == "xla" and not backends.compiles(
-            self._steps_on("xla"), data, shape
+        choice = by_rule(self.model, data[0])
+        name, plain = choice[0], COMPILED[0]
+        if name != plain and not backends.compiles(
+            self._steps_on(name), data, shape
         ):
-            return "graph", "XLA cannot compile its training step"
+            return plain, f"{name} cannot compile its training step"
         return choice
 
     def _check_metric(self):
@@ -284,7 +288,7 @@ class Loop:
     def _blocks_of(self, data):
         if not isinstance(data, str):
             _check_data("data", data)
-            return into_blocks(_on_device(data), _EVALUATION_BATCH)
+            return into_blocks(_on_device(data), EVALUATION_BATCH)
         check_choice("data", data, self._blocks)
         return self._blocks[data]
 
@@ -305,7 +309,7 @@ class Loop:
             began = time.perf_counter()
             loss = steps.train(end - start, indices, self._train_data)
             per_step = (time.perf_counter() - began) / (end - start)
-            self._call_length = max(1, int(_LONGEST_CALL / per_step))
+            self._call_length = max(1, int(LONGEST_CALL / per_step))
             if end in visits:
                 visits[end]()
             if progress:
@@ -340,7 +344,7 @@ class Loop:
             lambda t: t[: self.batch_size], self._train_data
         )
         # Every variable is created now: compiled functions must not do it.
-        with self.model.distribute_strategy.scope():
+        with backend_of_keras.outside_graphs(self.model):
             keras_internals.build_for_training(self.model, batch)
         # Holding the parts keeps their ids from being used again.
         self._compiled, self._compiled_for = {}, _compiled_parts(self.model)
@@ -370,13 +374,7 @@ def _check_data(name, data):
 
 
 def _on_device(data):
-    def tensor(array):
-        floating = np.issubdtype(array.dtype.as_numpy_dtype, np.floating)
-        return tf.cast(array, keras.config.floatx()) if floating else array
-
-    return keras.tree.map_structure(
-        lambda leaf: tensor(tf.convert_to_tensor(leaf)), tuple(data)
-    )
+    return keras.tree.map_structure(on_device, tuple(data))
 
 
 def _compiled_parts(model):

@@ -5,7 +5,6 @@ import math
 import time
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from keras_lottery.levels import early_stop
@@ -42,40 +41,6 @@ class Training:
     early_stop_weights: list
     diverged: int | None
     seconds: float
-
-
-class KeptWeights:
-    """Copies of variables that stay on the variables' device.
-
-    Args:
-        variables: List of Keras or TensorFlow variables.
-
-    Example:
-
-    ```python
-    kept = KeptWeights(model.weights)
-    kept.keep()
-    arrays = kept.fetch()
-    ```
-    """
-
-    def __init__(self, variables):
-        self._variables = variables
-        self._copies = [tf.Variable(tf.convert_to_tensor(v)) for v in variables]
-        assign = tf.function(self._assign_copies, autograph=False)
-        self._assign = assign.get_concrete_function()
-
-    def keep(self):
-        """Copies the variables as they are now."""
-        self._assign()
-
-    def fetch(self):
-        """List of arrays, the values that were kept last."""
-        return [copy.numpy() for copy in self._copies]
-
-    def _assign_copies(self):
-        for copy, variable in zip(self._copies, self._variables):
-            copy.assign(tf.convert_to_tensor(variable))
 
 
 class Recorder:

@@ -1,0 +1,48 @@
+"""The compiled training loop: the same names on each backend that has one."""
+
+import importlib
+
+from keras_lottery import backend
+
+_HAVE_ONE = ("tensorflow", "jax")
+
+if backend.NAME not in _HAVE_ONE:
+    raise ImportError(
+        "Training by `keras_lottery.training` and experiments need Keras' "
+        "TensorFlow or JAX backend: set the environment variable "
+        "KERAS_BACKEND to tensorflow or jax. A ticket that was saved under "
+        f"another backend can be loaded there. Found: {backend.NAME}"
+    )
+
+_module = importlib.import_module(f"keras_lottery.backend.loop_{backend.NAME}")
+
+# The steps.
+COMPILED = _module.COMPILED
+CompiledSteps = _module.CompiledSteps
+KeptWeights = _module.KeptWeights
+by_rule = _module.by_rule
+cannot_compile = _module.cannot_compile
+
+# Several trainings in one program, which JAX alone has.
+_OF_STACKS = (
+    "StackedSteps",
+    "assign",
+    "choose",
+    "copy",
+    "replace",
+    "stack",
+    "state_of",
+    "unstack",
+    "wait",
+    "weights_of",
+)
+HAS_STACKS = hasattr(_module, "StackedSteps")
+if HAS_STACKS:
+    globals().update({name: getattr(_module, name) for name in _OF_STACKS})
+
+# The data.
+TENSOR = _module.TENSOR
+batches_of_blocks = _module.batches_of_blocks
+batches_of_rows = _module.batches_of_rows
+into_blocks = _module.into_blocks
+on_device = _module.on_device
