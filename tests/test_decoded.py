@@ -120,7 +120,8 @@ def test_the_name_and_the_version_of_tfds_are_the_key(root, tfds_version):
     tfds_version["tensorflow-datasets"] = "4.9.11"
     assert decoded.find("tiny", root) is None
     del tfds_version["tensorflow-datasets"]
-    assert decoded.find("tiny", root) is None
+    # Without TFDS, what any version of it has decoded.
+    assert agree(decoded.find("tiny", root))
     tfds_version["tfds-nightly"] = "4.9.10"
     assert agree(decoded.find("tiny", root))
 

@@ -4,7 +4,7 @@ import pytest
 
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.arms import ARMS, arm
-from keras_lottery.experiments.bench import train_place
+from keras_lottery.experiments.bench import train_places
 from keras_lottery.experiments.plan import Place, plan
 
 SMALL = Experiment(rounds=1, iterations=20, eval_every=10)
@@ -26,13 +26,13 @@ def test_an_arm_brings_along_what_serves_it():
 
 def test_a_training_is_a_function_of_what_it_is_sent():
     first, second = Place(0, 0, "ticket"), Place(0, 1, "reinit")
-    key, trained = train_place(SMALL, first, None, set())
+    [(key, trained)] = train_places(SMALL, [first], {}, [set()])
     assert trained.ticket.level == 0 and trained.record["density"] == 1.0
-    other, reinit = train_place(SMALL, second, trained.ticket, {key})
+    sent = [second], {first: trained.ticket}
+    [(other, reinit)] = train_places(SMALL, *sent, [{key}])
     assert other != key and reinit.ticket is None
     assert reinit.record["density"] < 1.0
-    known = train_place(SMALL, second, trained.ticket, {other})
-    assert known == (other, None)
+    assert train_places(SMALL, *sent, [{other}]) == [(other, None)]
 
 
 def test_an_arm_of_one_s_own():

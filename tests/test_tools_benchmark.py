@@ -324,7 +324,7 @@ SMALL = {"dataset": "digits", "iterations": 4, "rounds": 1, "arms": ["ticket"]}
 def test_an_experiment_is_measured_as_a_whole():
     from benchmarks.keras_subjects import WholeExperiment, timed
 
-    from keras_lottery.training.compiled import CompiledSteps
+    from keras_lottery.backend.loop import CompiledSteps
 
     train = CompiledSteps.train
     subject = WholeExperiment(dataclasses.replace(TINY, experiment=SMALL))

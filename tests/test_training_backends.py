@@ -13,6 +13,7 @@ from test_training import OwnStep, dense, dense_layers
 from test_training import compiled as compiled_model
 
 from keras_lottery import models, tracing
+from keras_lottery.backend import loop_tensorflow
 from keras_lottery.training import Loop, backends
 
 
@@ -115,24 +116,26 @@ def test_the_rule(network):
     before = model.get_weights()
     operations = tracing.operations(model, inputs_of(model))
     for device, expected in (("CPU", on_cpu), ("GPU", on_gpu)):
-        name, why = backends.rule(operations, device)
+        name, why = loop_tensorflow.rule(operations, device)
         assert (name, device in why) == (expected, True), why
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_the_rule_says_which_operations_it_does_not_trust():
-    assert backends.rule({"MatMul", "MaxPool", "Conv2D"}, "CPU")[1] == (
+    assert loop_tensorflow.rule({"MatMul", "MaxPool", "Conv2D"}, "CPU")[1] == (
         "XLA may be slow at Conv2D and MaxPool on a CPU"
     )
-    assert "B, C, D and 2 more on" in backends.rule(set("BCDEF"), "CPU")[1]
+    assert (
+        "B, C, D and 2 more on" in loop_tensorflow.rule(set("BCDEF"), "CPU")[1]
+    )
 
 
 def test_a_model_that_cannot_be_traced_alone_runs_as_a_graph():
     def broken(*_, **__):
         raise RuntimeError("no")
 
-    name, why = backends.by_rule(broken, np.zeros((1, 2)))
+    name, why = loop_tensorflow.by_rule(broken, np.zeros((1, 2)))
     assert name == "graph" and "cannot be traced" in why
 
 
@@ -149,7 +152,7 @@ def test_no_clock_has_a_part_in_the_rule(monkeypatch):
         for clock in ("perf_counter", "monotonic", "process_time"):
             patch.setattr(time, clock, stopped)
         choice = loop.choose_backend()
-    assert choice == backends.by_rule(loop.model, np.zeros((1, 6)))
+    assert choice == loop_tensorflow.by_rule(loop.model, np.zeros((1, 6)))
     assert choice[0] == loop.backend == "xla"
 
 

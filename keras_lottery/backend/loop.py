@@ -23,22 +23,8 @@ KeptWeights = _module.KeptWeights
 by_rule = _module.by_rule
 cannot_compile = _module.cannot_compile
 
-# Several trainings in one program, which JAX alone has.
-_OF_STACKS = (
-    "StackedSteps",
-    "assign",
-    "choose",
-    "copy",
-    "replace",
-    "stack",
-    "state_of",
-    "unstack",
-    "wait",
-    "weights_of",
-)
-HAS_STACKS = hasattr(_module, "StackedSteps")
-if HAS_STACKS:
-    globals().update({name: getattr(_module, name) for name in _OF_STACKS})
+# The module of several trainings in one program, which JAX alone has.
+stacks = _module if hasattr(_module, "StackedSteps") else None
 
 # The data.
 TENSOR = _module.TENSOR

@@ -129,9 +129,7 @@ class StackedSteps:
             `(trainings, 2)`: the mean loss and accuracy of all steps since
             the metrics were last reset. It may still be computed.
         """
-        return self._train(
-            states, np.int32(count), indices, which, self._data
-        )
+        return self._train(states, np.int32(count), indices, which, self._data)
 
     def evaluate(self, states, which, name):
         """Evaluates each training.

@@ -11,7 +11,6 @@ import functools
 
 import keras
 import tensorflow as tf
-from absl import logging
 
 from keras_lottery import tracing
 from keras_lottery.backend.common import loss_and_accuracy
@@ -283,7 +282,11 @@ class KeptWeights:
 def on_device(leaf):
     """An array as a tensor, floats as `keras.config.floatx()`."""
     tensor = tf.convert_to_tensor(leaf)
-    return tf.cast(tensor, keras.config.floatx()) if tensor.dtype.is_floating else tensor
+    return (
+        tf.cast(tensor, keras.config.floatx())
+        if tensor.dtype.is_floating
+        else tensor
+    )
 
 
 def batches_of_rows(data, rows):

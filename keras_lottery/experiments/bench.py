@@ -327,7 +327,9 @@ class Bench:
         )
         record["seconds"] = time.perf_counter() - began
         point = self.pruner.rewind_point
-        return Trained(record, training, self._ticket(arm, start, record, point))
+        return Trained(
+            record, training, self._ticket(arm, start, record, point)
+        )
 
     def train_all(self, places, progress=None):
         """Trains places, stacked as far as they can be.
@@ -404,17 +406,25 @@ class Bench:
             stacked.evaluate("train")[:, 1],
             stacked.evaluate("test")[:, 1],
         )
+        # Of the time of all of them, the share of each.
+        seconds = (time.perf_counter() - began) / len(places)
         trained = []
         for index, (place, columns) in enumerate(zip(places, measured)):
             self.open(place.trial)
             start = self._load(place.arm, place.level)
             stacked.assign(index)
-            record = self._record(start, *columns)
-            # Of the time of all of them, its share.
-            record["seconds"] = (time.perf_counter() - began) / len(places)
+            record = {**self._record(start, *columns), "seconds": seconds}
             ticket = self._ticket(place.arm, start, record, points[index])
             trained.append(Trained(record, columns[0], ticket))
         return trained
+
+    def initial_states(self, count):
+        """The `Stack`, and the state that level 0 starts from, repeated."""
+        self.open(0)
+        self._load("ticket", 0)
+        self.pruner.rewind()
+        stack = self._stack_of_all()
+        return stack, [stack.state()] * count
 
     def _stack_of_all(self):
         """The `Stack`, which has the data of all trials."""

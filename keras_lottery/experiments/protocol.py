@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 from keras_lottery import criteria, datasets, models, patterns, recipes
-from keras_lottery.backend.loop import HAS_STACKS
+from keras_lottery.backend import NAME
+from keras_lottery.backend.loop import stacks
 from keras_lottery.checks import (
     check_choice,
     check_integer,
@@ -77,11 +78,12 @@ class Protocol:
         for name in ("iterations", "batch_size", "eval_every", "trials"):
             check_integer(name, getattr(self, name), minimum=1)
         check_integer("stack", self.stack, minimum=1)
-        if self.stack > 1 and not HAS_STACKS:
+        if self.stack > 1 and (stacks is None or self.backend == "fit"):
             raise ValueError(
-                "`stack` must be 1 but under Keras' JAX backend, which is set "
-                "by the environment variable KERAS_BACKEND. "
-                f"Received: stack={self.stack}"
+                "`stack` above 1 needs Keras' JAX backend, which is set by "
+                "the environment variable KERAS_BACKEND, and its compiled "
+                f"loop. Received: stack={self.stack}, "
+                f"backend={self.backend!r}, with Keras on {NAME}"
             )
         steps = ("rewind_to", "late_rewind_to", "warmup")
         for name in ("rounds", "seed", *steps):

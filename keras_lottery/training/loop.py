@@ -271,7 +271,7 @@ class Loop:
         if name != plain and not backends.compiles(
             self._steps_on(name), data, shape
         ):
-            return plain, f"{name} cannot compile its training step"
+            return plain, "XLA cannot compile its training step"
         return choice
 
     def _check_metric(self):

@@ -5,8 +5,10 @@ import time
 import keras
 import numpy as np
 
-from keras_lottery.backend import loop
+from keras_lottery import backend
+from keras_lottery.backend.loop import into_blocks, on_device, stacks
 from keras_lottery.checks import check_integer
+from keras_lottery.keras_internals import build_for_training
 from keras_lottery.training.batches import batch_indices
 from keras_lottery.training.fit import unsupported
 from keras_lottery.training.loop import EVALUATION_BATCH, LONGEST_CALL
@@ -27,7 +29,7 @@ class Stack:
     and thrown away.
 
     Args:
-        model: A compiled model that the compiled loop can train, built.
+        model: A compiled model that the compiled loop can train.
         sets: List of dicts, the examples that a training may take its own
             from: `"train"`, `"validation"` and `"test"` -> pair `(x, y)` of
             arrays. All have the same shapes.
@@ -52,28 +54,38 @@ class Stack:
             raise ValueError(
                 f"`stack` must be 1, since {reason}. Received: stack={height}"
             )
-        data, blocks = {}, {}
-        for name in sets[0]:
-            pairs = [
-                keras.tree.map_structure(loop.on_device, tuple(data[name]))
-                for data in sets
-            ]
-            data[name] = loop.stack(pairs)
-            blocks[name] = loop.stack(
-                [loop.into_blocks(pair, EVALUATION_BATCH) for pair in pairs]
+        on_devices = [
+            {
+                name: keras.tree.map_structure(on_device, tuple(pair))
+                for name, pair in data.items()
+            }
+            for data in sets
+        ]
+        blocks = {
+            name: stacks.stack(
+                [into_blocks(d[name], EVALUATION_BATCH) for d in on_devices]
             )
+            for name in sets[0]
+        }
         self._size = len(keras.tree.flatten(sets[0]["train"])[0])
-        self._steps = loop.StackedSteps(model, data["train"], blocks)
+        few = keras.tree.map_structure(
+            lambda leaf: leaf[:batch_size], on_devices[0]["train"]
+        )
+        # Every variable is created now: compiled functions must not do it.
+        with backend.outside_graphs(model):
+            build_for_training(model, few)
+        train = stacks.stack([data["train"] for data in on_devices])
+        self.steps = stacks.StackedSteps(model, train, blocks)
         self._call_length = 1
 
     def state(self):
         """The state that the model is in, to train from."""
         self.model.reset_metrics()
-        return loop.state_of(self.model)
+        return stacks.state_of(self.model)
 
     def assign(self, state):
         """Puts a state into the model."""
-        loop.assign(self.model, state)
+        stacks.assign(self.model, state)
 
     def train(
         self,
@@ -101,74 +113,114 @@ class Stack:
         Returns:
             `StackedTrainings`.
         """
-        began = time.perf_counter()
-        count, visits = len(states), visits or {}
-        rows = self._rows_of(count)
-        which = np.asarray(which, np.int32)[rows]
-        states = loop.stack([states[row] for row in rows])
-        # The states are used up by the steps; what is kept is a copy.
-        best = loop.copy(states)
-        kept = [_Kept() for _ in range(count)]
-        recorders = [Recorder(self.early_stop_metric, k) for k in kept]
-        ended = {}
-        shape = (self.eval_every, self.batch_size)
-        indices = np.zeros((len(rows), *shape), np.int32)
+        running = _Running(self, states, which, seeds)
+        visits = visits or {}
         at = start
-        while at < iterations and len(ended) < count:
+        while at < iterations and not running.all_diverged:
             due = at - at % self.eval_every + self.eval_every
             ends = [due, iterations, at + self._call_length, *visits]
             end = min(e for e in ends if e > at)
-            order = {
-                seed: batch_indices(self._size, self.batch_size, seed, at, end)
-                for seed in set(seeds)
-            }
-            for row, source in enumerate(rows):
-                indices[row, : end - at] = order[seeds[source]]
-            called = time.perf_counter()
-            states, measured = self._steps.train(
-                states, end - at, indices, which
-            )
+            began = time.perf_counter()
+            measured = running.train(at, end)
             if end in visits:
-                visits[end](lambda index: loop.unstack(states, index))
+                visits[end](running.state)
             if end in (due, iterations):
-                states = self._steps.reset(states)
-                values = self._steps.evaluate(states, which, "validation")
-                values = np.asarray(values, np.float64)
-                losses = np.asarray(measured, np.float64)[:, 0]
-                for index, recorder in enumerate(recorders):
-                    if index in ended:
-                        continue
-                    recorder.add(end, *values[index], losses[index])
-                    if recorder.diverged is not None:
-                        ended[index] = loop.unstack(states, index)
-                better = [k.take() for k in kept]
-                better += [False] * (len(rows) - count)
-                if any(better):
-                    best = loop.choose(np.asarray(better), states, best)
+                running.evaluate(end, measured)
             else:
-                loop.wait(measured)
-            per_step = (time.perf_counter() - called) / (end - at)
+                stacks.wait(measured)
+            per_step = (time.perf_counter() - began) / (end - at)
             self._call_length = max(1, int(LONGEST_CALL / per_step))
             if progress:
                 progress(end)
             at = end
-        states = self._steps.finish(states)
-        for index, state in ended.items():
-            states = loop.replace(states, index, state)
-        for index, keeper in enumerate(kept):
-            state = loop.unstack(best, index)
-            keeper.arrays = loop.weights_of(self.model, state)
-        trainings = [recorder.training() for recorder in recorders]
-        return StackedTrainings(
-            self, trainings, states, best, which, time.perf_counter() - began
-        )
+        return running.result()
 
-    def _rows_of(self, count):
-        """Which training is in which row: the first also in those added."""
+    def rows(self, count):
+        """Which of the trainings is in which row: the first fills up."""
         rows = self.height
         while rows // 2 >= count:
             rows //= 2
         return [*range(count), *[0] * (rows - count)]
+
+    def batches(self, seed, start, stop):
+        """The indices of the examples in the batches of some steps."""
+        return batch_indices(self._size, self.batch_size, seed, start, stop)
+
+
+class _Running:
+    """Trainings of a `Stack` on their way."""
+
+    def __init__(self, stack, states, which, seeds):
+        self._stack, self._count = stack, len(states)
+        rows = stack.rows(self._count)
+        self._seeds = [seeds[row] for row in rows]
+        self._which = np.asarray(which, np.int32)[rows]
+        self._states = stacks.stack([states[row] for row in rows])
+        # The steps use the states up that they are given.
+        self._best = stacks.copy(self._states)
+        self._kept = [_Kept() for _ in rows]
+        self._recorders = [
+            Recorder(stack.early_stop_metric, kept)
+            for kept in self._kept[: self._count]
+        ]
+        self._diverged = {}
+        shape = len(rows), stack.eval_every, stack.batch_size
+        self._indices = np.zeros(shape, np.int32)
+
+    @property
+    def all_diverged(self):
+        return len(self._diverged) == self._count
+
+    def state(self, index):
+        """The state that a training is in."""
+        return stacks.unstack(self._states, index)
+
+    def train(self, start, stop):
+        """Makes steps; returns what the metrics measured, soon."""
+        order = {
+            seed: self._stack.batches(seed, start, stop)
+            for seed in set(self._seeds)
+        }
+        for row, seed in enumerate(self._seeds):
+            self._indices[row, : stop - start] = order[seed]
+        self._states, measured = self._stack.steps.train(
+            self._states, stop - start, self._indices, self._which
+        )
+        return measured
+
+    def evaluate(self, iteration, measured):
+        """Records the validation; keeps the weights that are the best yet."""
+        steps = self._stack.steps
+        self._states = steps.reset(self._states)
+        validated = steps.evaluate(self._states, self._which, "validation")
+        validated = np.asarray(validated, np.float64)
+        train_losses = np.asarray(measured, np.float64)[:, 0]
+        for index, recorder in enumerate(self._recorders):
+            if index in self._diverged:
+                continue
+            recorder.add(iteration, *validated[index], train_losses[index])
+            if recorder.diverged is not None:
+                # Alone, it would end here.
+                self._diverged[index] = self.state(index)
+        better = np.array([kept.take() for kept in self._kept])
+        if better.any():
+            self._best = stacks.choose(better, self._states, self._best)
+
+    def result(self):
+        """The `StackedTrainings`."""
+        states = self._stack.steps.finish(self._states)
+        for index, state in self._diverged.items():
+            states = stacks.replace(states, index, state)
+        for index, kept in enumerate(self._kept[: self._count]):
+            state = stacks.unstack(self._best, index)
+            kept.arrays = stacks.weights_of(self._stack.model, state)
+        return StackedTrainings(
+            self._stack,
+            [recorder.training() for recorder in self._recorders],
+            states,
+            self._best,
+            self._which,
+        )
 
 
 class StackedTrainings:
@@ -176,17 +228,16 @@ class StackedTrainings:
 
     Attributes:
         trainings: List of `Training`.
-        seconds: Wall time of all of them together.
     """
 
-    def __init__(self, stack, trainings, states, best, which, seconds):
-        self.trainings, self.seconds = trainings, seconds
+    def __init__(self, stack, trainings, states, best, which):
+        self.trainings = trainings
         self._stack, self._states, self._best = stack, states, best
         self._which = which
 
     def assign(self, index):
         """Puts what a training came to into the model."""
-        self._stack.assign(loop.unstack(self._states, index))
+        self._stack.assign(stacks.unstack(self._states, index))
 
     def evaluate(self, name, at_early_stop=False):
         """Loss and accuracy of each training.
@@ -200,7 +251,7 @@ class StackedTrainings:
             Array of shape `(trainings, 2)`.
         """
         states = self._best if at_early_stop else self._states
-        measured = self._stack._steps.evaluate(states, self._which, name)
+        measured = self._stack.steps.evaluate(states, self._which, name)
         return np.asarray(measured, np.float64)[: len(self.trainings)]
 
 

@@ -12,10 +12,10 @@ import keras_lottery
 from benchmarks.measurement import epoch_clock
 from benchmarks.problem import share_kept
 from keras_lottery import models
+from keras_lottery.backend.loop import CompiledSteps
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.plan import plan
 from keras_lottery.training import Loop
-from keras_lottery.training.compiled import CompiledSteps
 
 # The paper's protocol: 5,000 examples are evaluated every 100 steps.
 _VALIDATION, _EVAL_EVERY = 5_000, 100

@@ -6,7 +6,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lottery.training.compiled import batch_indices, into_blocks
+from keras_lottery.backend.loop import into_blocks
+from keras_lottery.training import batch_indices
 
 
 @given(
