@@ -1,5 +1,8 @@
-"""Which tests share a process when they are run by several."""
+"""Which tests share a process, and what a process does between modules."""
 
+import gc
+
+import pytest
 from xdist.scheduler import LoadFileScheduling
 
 # Laws that look at the same searches, each of which is made once a process.
@@ -22,3 +25,14 @@ class _Scheduling(LoadFileScheduling):
 
 def pytest_xdist_make_scheduler(config, log):
     return _Scheduling(config, log)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_objects_to_collect():
+    """What is left of earlier modules is not looked at again and again.
+
+    A process comes to hold millions of objects, most of them TensorFlow's,
+    and each full collection of garbage would visit all of them.
+    """
+    gc.collect()
+    gc.freeze()
