@@ -39,6 +39,7 @@ from keras_lottery.checks import (
     check_rate,
     is_number,
 )
+from keras_lottery.normalization import BatchNormalization
 
 
 def lenet_300_100(
@@ -398,7 +399,7 @@ def _deep_options(seed, weight_decay, epsilon, momentum, padding, decayed):
 def _normalised(x, width, name, norm, relu=True, **options):
     # No bias: the normalisation that follows would take it away again.
     x = _conv2d(x, width, name, use_bias=False, **options)
-    x = keras.layers.BatchNormalization(name=f"{name}_bn", **norm)(x)
+    x = BatchNormalization(name=f"{name}_bn", **norm)(x)
     return keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 

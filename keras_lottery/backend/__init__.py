@@ -44,6 +44,7 @@ train_step = _module.train_step
 build = _module.build
 graph = _module.graph
 input_spec = _module.input_spec
+normalize_batch = _module.normalize_batch
 operations = _module.operations
 spec = _module.spec
 

@@ -13,7 +13,8 @@ import keras
 import numpy as np
 
 from keras_lottery.experiments import model_builder
-from keras_lottery.experiments.arms import ARMS
+from keras_lottery.experiments.arms import ARMS, keeps_ticket
+from keras_lottery.experiments.barriers import errors_between
 from keras_lottery.experiments.store import training_key
 from keras_lottery.rewinding import RewindPoint, copy_optimizers, model_state
 from keras_lottery.tickets import Ticket
@@ -29,11 +30,14 @@ class Trained:
         training: `Training`, its curves.
         ticket: `Ticket` with the trained weights, of an arm that keeps it, or
             `None`.
+        line: array, the test errors on the line from the first training of
+            the same start to this second one, or `None` if it is no second.
     """
 
     record: dict
     training: Training
     ticket: Ticket | None
+    line: np.ndarray | None = None
 
 
 class Bench:
@@ -245,11 +249,10 @@ class Bench:
         settings = dict(self._settings)
         if ARMS[arm].train:
             settings["trained_by"] = arm
-        return training_key(
-            settings,
-            self.start(arm, level),
-            [self.seed("split"), self.seed("order")],
-        )
+        seeds = [self.seed("split"), self.seed("order")]
+        if ARMS[arm].second_of:
+            seeds.append(self.seed(ARMS[arm].order))
+        return training_key(settings, self.start(arm, level), seeds)
 
     def train(self, arm, level, progress=None):
         """Trains one level of one arm.
@@ -269,11 +272,13 @@ class Bench:
         if ARMS[arm].train:
             training = ARMS[arm].train(self, start)
         else:
-            training = self._train(rewind_to, progress)
+            order = self.seed(ARMS[arm].order)
+            training = self._train(rewind_to, order, progress)
         record = self._measure(training, start)
+        line = self._line(arm, level) if ARMS[arm].second_of else None
         record["seconds"] = time.perf_counter() - began
         ticket = None
-        if ARMS[arm].chain:
+        if keeps_ticket(self.experiment, arm):
             ticket = Ticket(
                 start.masks,
                 self.pruner.rewind_point,
@@ -283,9 +288,9 @@ class Bench:
                 # Who rewinds optimizers does not need them.
                 copy_optimizers(self.model) if rewind_to is None else None,
             )
-        return Trained(record, training, ticket)
+        return Trained(record, training, ticket, line)
 
-    def _train(self, rewind_to, progress):
+    def _train(self, rewind_to, order, progress):
         """The `Training`; the rewind point is captured when it is reached."""
         pruner = self.pruner
         pruner.rewind()
@@ -294,7 +299,7 @@ class Bench:
             visits[rewind_to] = functools.partial(pruner.capture, rewind_to)
         return self._loop.train(
             self.experiment.iterations,
-            seed=self.seed("order"),
+            seed=order,
             start=start,
             progress=progress,
             visits=visits,
@@ -318,6 +323,15 @@ class Bench:
             "final_val_accuracy": float(training.val_accuracy[-1]),
             "final_test_accuracy": evaluate("test")[1],
         }
+
+    def _line(self, arm, level):
+        """Test errors from the first training of a start to its second."""
+        first = self.trained(ARMS[arm].second_of, level)
+        return errors_between(
+            first.trained_weights(self.model),
+            self.model.get_weights(),
+            lambda weights: 1 - self._loop.evaluate("test", weights)[1],
+        )
 
     def _weights(self, seed):
         """Initial values of a model built with a seed."""

@@ -10,7 +10,14 @@ import zlib
 import keras
 import numpy as np
 
-from keras_lottery import criteria, datasets, models, patterns, recipes
+from keras_lottery import (
+    criteria,
+    datasets,
+    models,
+    patterns,
+    recipes,
+    reduction,
+)
 from keras_lottery.checks import (
     check_choice,
     check_integer,
@@ -39,6 +46,8 @@ class Protocol:
 
     dataset: object = "digits"
     data_dir: str | None = dataclasses.field(default=None, compare=False)
+    image_size: int | None = None
+    classes: str | None = None
     model: object = "lenet_300_100"
     rounds: int = 16
     rate: float | None = None
@@ -65,6 +74,8 @@ class Protocol:
     early_stop_metric: str = "val_loss"
     trials: int = 1
     arms: tuple = ("ticket", "reinit")
+    ticket_from: str | None = None
+    instability: bool = False
     seed: int = 0
     backend: str = "auto"
     precision: str = "float32"
@@ -88,10 +99,12 @@ class Protocol:
         )
         check_choice("backend", self.backend, BACKENDS)
         check_choice("precision", self.precision, model_builder.PRECISIONS)
+        self._check_reduction()
         if self.learning_rate is not None:
             check_positive("learning_rate", self.learning_rate)
         self._check_steps()
         self._check_network()
+        check_choice("instability", self.instability, (False, True))
         arms_lib.check(self)
         self.build_optimizer()
 
@@ -118,6 +131,22 @@ class Protocol:
             if not optional and not isinstance(value, (tuple, list, dict)):
                 raise ValueError(
                     f"`{name}` must be a tuple. Received: {name}={value!r}"
+                )
+
+    def _check_reduction(self):
+        """Refuses a smaller data set that cannot be made."""
+        if self.image_size is not None:
+            reduction.check_image_size(self.image_size)
+        if self.classes is not None:
+            classes = reduction.parse_classes(self.classes)
+            self._set("classes", reduction.write_classes(classes))
+        for name in _OF_A_NAMED_SET:
+            given = getattr(self, name) is not None
+            if given and isinstance(self.dataset, datasets.Arrays):
+                raise ValueError(
+                    f"`{name}` must be left out for arrays of one's own: make "
+                    "them smaller before. "
+                    f"Received: {name}={getattr(self, name)!r}"
                 )
 
     def _fill_in(self):
@@ -214,7 +243,13 @@ class Protocol:
     def training_settings(self):
         """All that identifies one training but its weights, masks and seeds."""
         settings = self.settings()
-        return {name: settings[name] for name in _OF_A_TRAINING}
+        found = {name: settings[name] for name in _OF_A_TRAINING}
+        for name in _OF_A_NAMED_SET:
+            # Trainings of the whole set keep the keys that they had before
+            # there were others.
+            if settings[name] is not None:
+                found[name] = settings[name]
+        return found
 
     def equals_up_to_backend(self, other):
         """Whether another protocol has the same settings but the backend.
@@ -295,13 +330,21 @@ class Protocol:
     def check_data(self):
         """Refuses a data set that is not there, before any work."""
         if not isinstance(self.dataset, datasets.Arrays):
-            datasets.check(self.dataset, self.data_dir)
+            datasets.check(
+                self.dataset, self.data_dir, self.image_size, self.classes
+            )
 
     def load_data(self, seed):
         """The `Dataset`, split by a seed."""
         if isinstance(self.dataset, datasets.Arrays):
             return self.dataset.split(seed)
-        return datasets.load(self.dataset, self.data_dir, seed)
+        return datasets.load(
+            self.dataset,
+            self.data_dir,
+            seed,
+            image_size=self.image_size,
+            classes=self.classes,
+        )
 
     def build_model(self, data, seed):
         """The network for a data set, initialised by a seed."""
@@ -432,6 +475,7 @@ _OF_AN_OPTIMIZER = (
     "warmup",
     "drops",
 )
+_OF_A_NAMED_SET = ("image_size", "classes")
 _OF_A_NETWORK = ("dropout", "weight_decay", "augment")
 _OF_EVERY_NETWORK = ("input_shape", "classes", "seed", "standardize")
 _OF_A_TRAINING = (

@@ -12,7 +12,9 @@ import io
 import re
 
 from keras_lottery import files
+from keras_lottery.experiments.barriers import STABLE_BELOW
 from keras_lottery.report import charts
+from keras_lottery.report.geometry import ALL_LAYERS
 from keras_lottery.report.statistics import (
     evenly_spaced,
     generalisation_gap,
@@ -169,6 +171,114 @@ def tradeoff(frame):
         f"Line charts, test accuracy against latency and size. Last levels: "
         f"{ends}.",
         charts.tradeoff(frame, int(column.rsplit("_", 1)[1])),
+    )
+
+
+def geometry_of_run(instability, connectivity, distances):
+    """The figures of barriers between networks, distances between masks.
+
+    Args:
+        instability: list of `Barrier`, between two trainings of one start.
+        connectivity: list of `Barrier`, between successive levels.
+        distances: list of `MaskDistance`.
+
+    Returns:
+        A list of `Figure`.
+    """
+    figures = [
+        _barriers(
+            "instability",
+            "Instability: two trainings of the same start",
+            "that differ in the order of the examples",
+            instability,
+        ),
+        _barriers(
+            "connectivity",
+            "Connectivity of successive levels",
+            "of a level and of the one before it",
+            connectivity,
+        ),
+        _overlap_between_trials(distances),
+        _overlap_between_levels(distances),
+    ]
+    return [figure for figure in figures if figure]
+
+
+def _barriers(name, title, of_what, measured):
+    if not measured:
+        return None
+    caption = (
+        "Error barrier: the highest test error on the line between the weights "
+        f"of two trainings {of_what}, minus the mean of theirs. Dashed: "
+        f"{percent(STABLE_BELOW)}, below which a network counts as stable."
+    )
+    return Figure(
+        name,
+        title,
+        caption,
+        _alt_of_series(title, measured, "barrier", 100.0),
+        charts.over_density(
+            measured,
+            "barrier",
+            "error barrier (points)",
+            100.0,
+            limit=STABLE_BELOW,
+        ),
+    )
+
+
+def _overlap_between_trials(distances):
+    """Jaccard index of the masks of two trials, and that of chance."""
+    pairs = [
+        one
+        for one in distances
+        if one.between == "trials" and one.layer == ALL_LAYERS and one.level
+    ]
+    lines = [
+        dataclasses.replace(
+            one,
+            arm=f"{one.arm}, by chance",
+            jaccard=one.jaccard_by_chance,
+        )
+        for one in pairs
+    ]
+    return _overlap(
+        "mask_overlap_of_trials",
+        "Overlap of the masks of two trials",
+        "Mean over pairs of trials; bars: minimum to maximum. By chance: of "
+        "independent masks that keep as many weights of each layer.",
+        pairs + lines,
+    )
+
+
+def _overlap_between_levels(distances):
+    """Jaccard index of a level's mask and the one before, layer by layer."""
+    pairs = [
+        dataclasses.replace(one, arm=one.layer)
+        for one in distances
+        if one.between == "levels" and one.arm == "ticket"
+    ]
+    layers = list(dict.fromkeys(one.layer for one in pairs))
+    shown = {*evenly_spaced([n for n in layers if n != ALL_LAYERS]), ALL_LAYERS}
+    return _overlap(
+        "mask_overlap_of_levels",
+        "Overlap of a mask with that of the level before, ticket",
+        "A line for each layer: the share of its weights that survived the "
+        "round.",
+        [one for one in pairs if one.layer in shown],
+    )
+
+
+def _overlap(name, title, caption, distances):
+    if not distances:
+        return None
+    caption = f"Jaccard index: weights that both keep, of those kept. {caption}"
+    return Figure(
+        name,
+        title,
+        caption,
+        _alt_of_series(title, distances, "jaccard", 1.0),
+        charts.over_density(distances, "jaccard", "Jaccard index"),
     )
 
 
