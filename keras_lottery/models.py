@@ -353,8 +353,10 @@ def _statistics(standardize, channels):
 
 
 def _augmented(x, seed):
-    # After the standardisation: zeros are then the mean of a channel.
-    return FlipAndCrop(seed=_layer_seed(seed, "augment"), name="augment")(x)
+    # After the standardisation: zeros are then the mean of a channel. Of
+    # smaller images it is as large a part as the usual 4 of 32 pixels.
+    padding = min(x.shape[1:3]) // 8
+    return FlipAndCrop(padding, _layer_seed(seed, "augment"), name="augment")(x)
 
 
 def _residual(x, width, name, strides, **options):

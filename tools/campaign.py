@@ -54,6 +54,7 @@ def experiments(trials):
     for model, rounds in ROUNDS.items():
         dataset = "mnist" if model == "lenet_300_100" else "cifar10"
         arms = [arm.name for arm in ARMS.values() if arm.shown]
+        arms = [name for name in arms if not name.startswith("transferred")]
         if model in ("resnet_18", "vgg_19"):
             # They are pruned globally, and tfmot's arm does not know them.
             arms = [name for name in arms if name not in ("global", "tfmot")]

@@ -333,13 +333,13 @@ def check(experiment):
             raise ValueError(
                 f"`arms` must be among {known}. Received: arms={name!r}"
             )
-        if ARMS[name].check:
-            ARMS[name].check(experiment)
         if experiment.instability and ARMS[name].train:
             raise ValueError(
                 "`instability` needs arms that the laboratory's own loop "
                 f"trains. Received: arms={name!r}"
             )
+        if ARMS[name].check:
+            ARMS[name].check(experiment)
 
 
 def shuffled(bench, level, name, *purpose):

@@ -1,0 +1,82 @@
+"""Distances between masks: of masks that can be counted by hand."""
+
+import numpy as np
+import pytest
+from test_experiments_results import result
+
+from keras_lottery import RewindPoint, Ticket
+from keras_lottery.experiments.results import Results
+from keras_lottery.experiments.run import Run
+from keras_lottery.report.geometry import mask_distances, to_csv
+
+A = np.array([[1, 1], [1, 1]], bool), np.array([1, 1, 1, 1], bool)
+B = np.array([[1, 1], [0, 0]], bool), np.array([1, 1, 1, 0], bool)
+C = np.array([[1, 0], [1, 0]], bool), np.array([0, 1, 1, 1], bool)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Two trials of two levels; another arm has no tickets."""
+    run, results = Run(tmp_path), []
+    for trial, masks in enumerate(((A, B), (A, C))):
+        for level, (one, two) in enumerate(masks):
+            named = {"net/one/kernel": one, "net/two/kernel": two}
+            run.save_ticket(
+                trial, "ticket", Ticket(named, RewindPoint(0, {}, {}), level)
+            )
+            results.append(result(trial=trial, arm="ticket", level=level))
+            results.append(result(trial=trial, arm="reinit", level=level))
+    run.write_results(Results(results))
+    return run
+
+
+def found(run, between, layer, **where):
+    return [
+        one
+        for one in mask_distances(run)
+        if (one.between, one.layer) == (between, layer)
+        and all(getattr(one, name) == value for name, value in where.items())
+    ]
+
+
+def test_a_level_and_the_one_before(run):
+    (one,) = found(run, "levels", "one", trial=0)
+    assert (one.level, one.other_level, one.arm) == (1, 0, "ticket")
+    assert (one.jaccard, one.hamming) == (0.5, 0.5)
+    (whole,) = found(run, "levels", "all", trial=0)
+    assert (whole.jaccard, whole.hamming) == (5 / 8, 3 / 8)
+    assert whole.density == 5 / 8
+
+
+def test_two_trials_and_what_chance_would_give(run):
+    (one,) = found(run, "trials", "one", level=1)
+    assert (one.trial, one.other_trial) == (0, 1)
+    assert (one.jaccard, one.hamming) == (1 / 3, 1 / 2)
+    # Two of four and two of four: one in common.
+    assert (one.jaccard_by_chance, one.hamming_by_chance) == (1 / 3, 1 / 2)
+    (two,) = found(run, "trials", "two", level=1)
+    assert (two.jaccard, two.hamming) == (2 / 4, 2 / 4)
+    assert two.jaccard_by_chance == pytest.approx(2.25 / 3.75)
+    (whole,) = found(run, "trials", "all", level=1)
+    assert (whole.jaccard, whole.hamming) == (3 / 7, 4 / 8)
+    assert whole.jaccard_by_chance == pytest.approx(3.25 / 6.75)
+    (dense,) = found(run, "trials", "all", level=0)
+    assert (dense.jaccard, dense.hamming) == (1, 0)
+
+
+def test_they_are_written_as_rows(run):
+    lines = to_csv(mask_distances(run)).splitlines()
+    assert lines[0].startswith("between,arm,layer,trial,level,density,other_")
+    # Two trials of a round, and a pair of trials at two levels; two layers
+    # and all.
+    assert len(lines) == 1 + (2 + 2) * 3
+
+
+def test_chance_is_what_random_masks_have():
+    generator = np.random.default_rng(0)
+    from keras_lottery.report.geometry import _counts, _indices
+
+    one, other = (generator.random(100_000) < p for p in (0.2, 0.4))
+    jaccard, hamming, by_chance, apart = _indices(*_counts(one, other))
+    assert jaccard == pytest.approx(by_chance, abs=0.005)
+    assert hamming == pytest.approx(apart, abs=0.005)
