@@ -123,6 +123,7 @@ def test_successive_levels_are_compared_from_what_is_stored(run):
         assert one.barrier == pytest.approx(one.highest_error - sum(ends) / 2)
 
 
+@pytest.mark.slow
 def test_the_report_shows_all_of_it(run):
     report.write(run[0].directory, connectivity=True)
     figures = run[0].list("figures")

@@ -77,7 +77,8 @@ def test_a_smaller_data_set_is_another_experiment():
     model = one.build_model(data, 0)
     assert model.input_shape == (None, 4, 4, 1)
     assert model.output_shape == (None, 5)
-    data = Arrays((np.zeros((9, 4)), np.arange(9)), (np.zeros((9, 4)),) * 2)
+    pair = np.zeros((9, 4)), np.arange(9)
+    data = Arrays(pair, pair)
     with pytest.raises(ValueError, match="`image_size` must be left out"):
         Experiment(data, image_size=2)
 

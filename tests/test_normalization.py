@@ -47,7 +47,7 @@ def agree(layers, x, training, rtol=2e-4):
         assert keras_s.dtype == own.dtype
         expected = np.asarray(keras.ops.cast(keras_s, "float32"))
         found = np.asarray(keras.ops.cast(own, "float32"))
-        scale = np.abs(expected).max()
+        scale = float(np.abs(expected).max())
         assert found == pytest.approx(expected, abs=rtol * scale)
 
 

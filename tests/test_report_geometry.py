@@ -5,9 +5,16 @@ import pytest
 from test_experiments_results import result
 
 from keras_lottery import RewindPoint, Ticket
+from keras_lottery.experiments.barriers import Barrier
 from keras_lottery.experiments.results import Results
 from keras_lottery.experiments.run import Run
-from keras_lottery.report.geometry import mask_distances, to_csv
+from keras_lottery.report.figures import geometry_of_run
+from keras_lottery.report.geometry import (
+    _counts,
+    _indices,
+    mask_distances,
+    to_csv,
+)
 
 A = np.array([[1, 1], [1, 1]], bool), np.array([1, 1, 1, 1], bool)
 B = np.array([[1, 1], [0, 0]], bool), np.array([1, 1, 1, 0], bool)
@@ -72,10 +79,31 @@ def test_they_are_written_as_rows(run):
     assert len(lines) == 1 + (2 + 2) * 3
 
 
+def test_figures_are_drawn_of_what_there_is(run):
+    distances = mask_distances(run)
+    barriers = [
+        Barrier(trial, "ticket", level, 0.8**level, 0.1, 0.1, 0.2, 0.1)
+        for trial in (0, 1)
+        for level in (0, 1)
+    ]
+    figures = geometry_of_run(barriers, barriers, distances)
+    assert [figure.name for figure in figures] == [
+        "instability",
+        "connectivity",
+        "mask_overlap_of_trials",
+        "mask_overlap_of_levels",
+    ]
+    lines = figures[2].chart.axes[0].get_legend_handles_labels()[1]
+    assert lines == ["ticket", "ticket, by chance"]
+    assert "10 at 80.0 %" in figures[0].alt
+    one_trial = [one for one in distances if one.between == "levels"]
+    (only,) = geometry_of_run([], [], one_trial)
+    assert only.name == "mask_overlap_of_levels"
+    assert geometry_of_run([], [], []) == []
+
+
 def test_chance_is_what_random_masks_have():
     generator = np.random.default_rng(0)
-    from keras_lottery.report.geometry import _counts, _indices
-
     one, other = (generator.random(100_000) < p for p in (0.2, 0.4))
     jaccard, hamming, by_chance, apart = _indices(*_counts(one, other))
     assert jaccard == pytest.approx(by_chance, abs=0.005)

@@ -230,12 +230,19 @@ class Protocol:
     # What identifies it.
 
     def settings(self):
-        """All that identifies a run, a dict as JSON holds it."""
+        """All that identifies a run, a dict as JSON holds it.
+
+        What few runs have, a smaller data set and tickets of another run, is
+        in it only where it is given.
+        """
         settings = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if field.compare
         }
+        for name in _OF_FEW:
+            if settings[name] is None:
+                del settings[name]
         settings["dataset"] = str(self.dataset)
         settings["model"] = model_builder.name(self.model)
         return json.loads(json.dumps(settings))
@@ -243,13 +250,7 @@ class Protocol:
     def training_settings(self):
         """All that identifies one training but its weights, masks and seeds."""
         settings = self.settings()
-        found = {name: settings[name] for name in _OF_A_TRAINING}
-        for name in _OF_A_NAMED_SET:
-            # Trainings of the whole set keep the keys that they had before
-            # there were others.
-            if settings[name] is not None:
-                found[name] = settings[name]
-        return found
+        return {n: settings[n] for n in _OF_A_TRAINING if n in settings}
 
     def equals_up_to_backend(self, other):
         """Whether another protocol has the same settings but the backend.
@@ -476,10 +477,12 @@ _OF_AN_OPTIMIZER = (
     "drops",
 )
 _OF_A_NAMED_SET = ("image_size", "classes")
+_OF_FEW = (*_OF_A_NAMED_SET, "ticket_from")
 _OF_A_NETWORK = ("dropout", "weight_decay", "augment")
 _OF_EVERY_NETWORK = ("input_shape", "classes", "seed", "standardize")
 _OF_A_TRAINING = (
     "dataset",
+    *_OF_A_NAMED_SET,
     "model",
     *_OF_A_NETWORK,
     "network",
