@@ -5,8 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_lottery
 from keras_lottery import models
+from keras_lottery.export import compact, to_litert, to_serving
+from keras_lottery.export.litert import _interpreter
 from keras_lottery.normalization import BatchNormalization
+from keras_lottery.tf_keras import describe_model
 from keras_lottery.tracing import operations
 
 
@@ -117,3 +121,77 @@ def test_it_is_saved_and_loaded_as_such(tmp_path):
     assert type(loaded.get_layer("conv1_bn")) is BatchNormalization
     x = images((2, 8, 8, 1))
     assert np.array_equal(model(x), loaded(x))
+
+
+def normalised(kind):
+    """A convolution that is normalised by a layer of this kind."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1), name="images")
+    x = keras.layers.Conv2D(4, 3, use_bias=False, name="conv")(inputs)
+    x = keras.layers.ReLU(name="relu")(kind(name="bn")(x))
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    outputs = keras.layers.Dense(2, name="out")(x)
+    model = keras.Model(inputs, outputs, name="normalised")
+    generator = np.random.default_rng(3)
+    layer = model.get_layer("bn")
+    layer.set_weights([generator.uniform(0.5, 2, 4) for _ in layer.weights])
+    return model
+
+
+@pytest.fixture(scope="module")
+def pair():
+    kinds = keras.layers.BatchNormalization, BatchNormalization
+    return [normalised(kind) for kind in kinds]
+
+
+def kinds_of_operations(content):
+    return [one["op_name"] for one in _interpreter(content)._get_ops_details()]
+
+
+def test_its_litert_file_is_that_of_keras_layer(pair, tmp_path):
+    x = np.array(images((6, 8, 8, 1)))
+    contents, answers = [], []
+    for i, model in enumerate(pair):
+        path = tmp_path / f"{i}.tflite"
+        file = to_litert(model, path)
+        contents.append(path.read_bytes())
+        answers.append(file.load()(x))
+    # Folded into the convolution, as Keras' is.
+    one, other = map(kinds_of_operations, contents)
+    assert one == other and len(one) <= 5
+    assert answers[1] == pytest.approx(answers[0], abs=1e-5)
+
+
+def test_a_ticket_through_it_is_compacted_exactly(pair):
+    model = normalised(BatchNormalization)
+    conv, layer = model.get_layer("conv"), model.get_layer("bn")
+    conv.kernel.assign(conv.kernel * np.array([1, 0, 1, 1]))
+    smaller = compact(model)
+    assert smaller.model.get_layer("conv").filters == 3
+    assert type(smaller.model.get_layer("bn")) is type(layer)
+    x = images((6, 8, 8, 1))
+    assert np.array(smaller.model(x)) == pytest.approx(
+        np.array(model(x)), abs=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_its_saved_model_answers_as_that_of_keras_layer(pair, tmp_path):
+    x = np.array(images((6, 8, 8, 1)))
+    answers = []
+    for i, model in enumerate(pair):
+        served = to_serving(model, tmp_path / str(i), examples=x)
+        loaded = tf.saved_model.load(served.path)
+        found = loaded.signatures["serving_default"](images=tf.constant(x))
+        answers.append(next(iter(found.values())).numpy())
+    assert answers[1] == pytest.approx(answers[0], abs=1e-5)
+
+
+def test_its_twin_in_tf_keras_is_tf_keras_layer():
+    description = describe_model(normalised(BatchNormalization), keras)
+    assert description.layers["bn"][0] == "BatchNormalization"
+
+
+def test_a_wrapped_network_prunes_no_normalisation():
+    model = keras_lottery.wrap(normalised(BatchNormalization))
+    assert list(model.lottery.masks) == ["conv/kernel", "out/kernel"]
