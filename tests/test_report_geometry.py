@@ -1,5 +1,7 @@
 """Distances between masks: of masks that can be counted by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from test_experiments_results import result
@@ -91,15 +93,26 @@ def test_figures_are_drawn_of_what_there_is(run):
         "instability",
         "connectivity",
         "mask_overlap_of_trials",
-        "mask_overlap_of_levels",
+        "mask_overlap_by_layer",
     ]
-    lines = figures[2].chart.axes[0].get_legend_handles_labels()[1]
-    assert lines == ["ticket", "ticket, by chance"]
+    lines = [
+        figure.chart.axes[0].get_legend_handles_labels()[1]
+        for figure in figures[2:]
+    ]
+    assert lines == [["ticket", "by chance"], ["one", "two", "all"]]
     assert "10 at 80.0 %" in figures[0].alt
-    one_trial = [one for one in distances if one.between == "levels"]
-    (only,) = geometry_of_run([], [], one_trial)
-    assert only.name == "mask_overlap_of_levels"
     assert geometry_of_run([], [], []) == []
+
+
+def test_rounds_that_take_another_share_of_a_layer_are_drawn(run):
+    distances = [one for one in mask_distances(run) if one.between == "levels"]
+    assert geometry_of_run([], [], distances) == []
+    later = [
+        dataclasses.replace(one, level=2, density=0.3, jaccard=0.4)
+        for one in distances
+    ]
+    (only,) = geometry_of_run([], [], distances + later)
+    assert only.name == "mask_overlap_of_levels"
 
 
 def test_chance_is_what_random_masks_have():

@@ -87,7 +87,7 @@ def test_it_has_every_part(run_dir, page):
         "how",
     ]
     # 4 against density, 2 by level, 2 by arm, layers, masks, 3 layers, and
-    # the overlap of masks of trials and of levels.
+    # the overlap of the masks of two trials, of arms and of layers.
     assert len(page.all("svg")) == 15
     written = {path.name for path in (run_dir / "figures").iterdir()}
     assert len(written) == 30 and "first_layer.png" in written

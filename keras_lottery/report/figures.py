@@ -198,8 +198,9 @@ def geometry_of_run(instability, connectivity, distances):
             "of a level and of the one before it",
             connectivity,
         ),
-        _overlap_between_trials(distances),
-        _overlap_between_levels(distances),
+        _overlap_of_trials(distances),
+        _overlap_by_layer(distances),
+        _overlap_of_levels(distances),
     ]
     return [figure for figure in figures if figure]
 
@@ -227,58 +228,94 @@ def _barriers(name, title, of_what, measured):
     )
 
 
-def _overlap_between_trials(distances):
+def _overlap_of_trials(distances):
     """Jaccard index of the masks of two trials, and that of chance."""
-    pairs = [
-        one
-        for one in distances
-        if one.between == "trials" and one.layer == ALL_LAYERS and one.level
-    ]
-    lines = [
-        dataclasses.replace(
-            one,
-            arm=f"{one.arm}, by chance",
-            jaccard=one.jaccard_by_chance,
-        )
+    pairs = [one for one in _pairs(distances) if one.layer == ALL_LAYERS]
+    chance = [
+        dataclasses.replace(one, arm="by chance", jaccard=one.jaccard_by_chance)
         for one in pairs
+        # Every arm keeps as many weights.
+        if one.arm == pairs[0].arm
     ]
     return _overlap(
         "mask_overlap_of_trials",
         "Overlap of the masks of two trials",
-        "Mean over pairs of trials; bars: minimum to maximum. By chance: of "
-        "independent masks that keep as many weights of each layer.",
-        pairs + lines,
+        "Jaccard index: weights that both keep, of those that one of them "
+        "keeps. Points: means over pairs of trials; bars: minimum to maximum. "
+        "By chance: independent masks that keep as many weights of each layer.",
+        pairs + chance,
     )
 
 
-def _overlap_between_levels(distances):
-    """Jaccard index of a level's mask and the one before, layer by layer."""
+def _overlap_by_layer(distances):
+    """Jaccard index of the ticket's masks over that of chance, by layer."""
+    pairs = [
+        one
+        for one in _pairs(distances)
+        if one.arm == "ticket" and one.jaccard_by_chance
+    ]
+    layers = list(dict.fromkeys(one.layer for one in pairs))
+    shown = evenly_spaced(layers, 6)
+    return _overlap(
+        "mask_overlap_by_layer",
+        "Overlap of the masks of two trials by layer, ticket",
+        "Jaccard index divided by that of independent masks. Dashed: chance.",
+        [
+            dataclasses.replace(
+                one,
+                arm=one.layer,
+                jaccard=one.jaccard / one.jaccard_by_chance,
+            )
+            for one in pairs
+            if one.layer in shown
+        ],
+        "times chance",
+        1.0,
+    )
+
+
+def _pairs(distances):
+    """Distances between trials, from level 1: dense masks are all equal."""
+    return [one for one in distances if one.between == "trials" and one.level]
+
+
+def _overlap_of_levels(distances):
+    """Jaccard index of the ticket's mask and the one before, by layer."""
     pairs = [
         dataclasses.replace(one, arm=one.layer)
         for one in distances
         if one.between == "levels" and one.arm == "ticket"
     ]
     layers = list(dict.fromkeys(one.layer for one in pairs))
-    shown = {*evenly_spaced([n for n in layers if n != ALL_LAYERS]), ALL_LAYERS}
+    if not any(_moves(pairs, layer) for layer in layers):
+        # Each layer loses the same share in every round.
+        return None
+    shown = evenly_spaced(layers, 6)
     return _overlap(
         "mask_overlap_of_levels",
         "Overlap of a mask with that of the level before, ticket",
-        "A line for each layer: the share of its weights that survived the "
+        "Jaccard index: the share of a layer's weights that survived the "
         "round.",
         [one for one in pairs if one.layer in shown],
     )
 
 
-def _overlap(name, title, caption, distances):
+def _moves(pairs, layer):
+    found = [one.jaccard for one in pairs if one.layer == layer]
+    return layer != ALL_LAYERS and max(found) - min(found) > 0.02
+
+
+def _overlap(
+    name, title, caption, distances, label="Jaccard index", limit=None
+):
     if not distances:
         return None
-    caption = f"Jaccard index: weights that both keep, of those kept. {caption}"
     return Figure(
         name,
         title,
         caption,
         _alt_of_series(title, distances, "jaccard", 1.0),
-        charts.over_density(distances, "jaccard", "Jaccard index"),
+        charts.over_density(distances, "jaccard", label, limit=limit),
     )
 
 
