@@ -46,6 +46,7 @@ def test_each_start_is_trained_twice():
             assert again in places
 
 
+@pytest.mark.slow
 def test_nothing_else_changes(run, tmp_path):
     plain = dataclasses.replace(SMALL, instability=False)
     assert untimed(plain.run(tmp_path)) == untimed(run[1])
@@ -99,6 +100,7 @@ def test_late_rewinding_is_measured_from_its_step(run):
     assert keys[0] != keys[1]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_in_the_same_lines(run, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         SMALL.run(tmp_path, progress=Stopper(4))

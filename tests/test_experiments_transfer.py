@@ -118,7 +118,11 @@ def test_a_damaged_copy_is_taken_over_again(origin, run, tmp_path):
         ({"trials": 2}, "without level 0 of trial 1"),
         ({"arms": ("ticket",)}, "must be left out where no arm"),
         ({"ticket_from": "nowhere"}, "must be the directory of a run"),
-        ({"model": "conv_2"}, "The ticket does not fit the model"),
+        pytest.param(
+            {"model": "conv_2"},
+            "The ticket does not fit the model",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_cannot_be_transferred_is_refused(

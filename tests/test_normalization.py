@@ -114,6 +114,7 @@ def test_the_paper_s_networks_have_it_under_the_names_of_keras():
     assert "FusedBatchNormV3" in operations(model, spec)
 
 
+@pytest.mark.slow
 def test_it_is_saved_and_loaded_as_such(tmp_path):
     model = small()
     model.save(tmp_path / "model.keras")

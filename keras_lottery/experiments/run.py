@@ -10,6 +10,8 @@
     tradeoff.csv           accuracy against latency, if that was measured
     connectivity.csv       barriers between levels, if they were measured
 
+The report writes tables of its own beside them.
+
 Files appear whole or not at all, and one that is damaged is named and
 trained again.
 """
