@@ -21,6 +21,7 @@ import numpy as np
 from keras import layers
 
 from keras_lottery.graph import copied, only_tensors
+from keras_lottery.normalization import BatchNormalization
 
 # Owner of a unit that is kept only because no layer can have zero units.
 PLACEHOLDER = 1
@@ -427,3 +428,4 @@ _TABLE = {
 _RULES = {
     kind: rule for rule, names in _TABLE.items() for kind in _kinds(names)
 }
+_RULES[BatchNormalization] = _normalized

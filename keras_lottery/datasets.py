@@ -24,7 +24,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_lottery import decoded
+from keras_lottery import decoded, reduction
 from keras_lottery.checks import check_integer
 
 _DIGITS = pathlib.Path(__file__).parent / "data" / "digits.npz"
@@ -312,7 +312,14 @@ def _in_common_types(train, test):
     )
 
 
-def load(name, data_dir=None, seed=0, validation=None):
+def load(
+    name,
+    data_dir=None,
+    seed=0,
+    validation=None,
+    image_size=None,
+    classes=None,
+):
     """Loads an image classification set.
 
     The test set is the set's own; the validation set is drawn at random from
@@ -328,13 +335,18 @@ def load(name, data_dir=None, seed=0, validation=None):
         validation: int, number of validation examples. Defaults to 200 of
             1,497 for "digits"; else to 5,000 as in the paper, or a tenth of
             the training set where that is less.
+        image_size: optional int, to which height and width of the images are
+            reduced, by area averages.
+        classes: optional str such as "0-4,7", or sequence of int: the labels
+            of the examples that are taken. They are numbered from 0.
 
     Returns:
         A `Dataset`. Examples keep the order of the files.
 
     Raises:
         ValueError: If there is no such set, or it is not one of equally
-            sized images with one class label each.
+            sized images with one class label each, or has no such classes or
+            smaller images.
         RuntimeError: If it can neither be found nor downloaded, or not read.
 
     Example:
@@ -350,10 +362,15 @@ def load(name, data_dir=None, seed=0, validation=None):
     if validation is not None:
         # Before anything is downloaded; its size is not known yet.
         _check_validation(validation, float("inf"))
-    found = _decoded(name, data_dir)
+    if classes is not None:
+        classes = reduction.parse_classes(classes)
+    if image_size is not None:
+        reduction.check_image_size(image_size)
+    found = _reduced(name, data_dir, image_size, classes)
     size = len(found.train[1])
     if validation is None:
-        validation = 200 if name == "digits" else _tenth(size)
+        whole = name == "digits" and classes is None
+        validation = 200 if whole else _tenth(size)
     _check_validation(validation, size)
     generator = np.random.default_rng(seed)
     # The split copies bytes; scaled images are four times as large.
@@ -362,7 +379,7 @@ def load(name, data_dir=None, seed=0, validation=None):
     return Dataset(name, *scaled, found.classes)
 
 
-def check(name, data_dir=None):
+def check(name, data_dir=None, image_size=None, classes=None):
     """Checks that a set can be loaded; raises the errors of `load` if not.
 
     The set is downloaded and decoded where that is necessary. The result is
@@ -372,13 +389,18 @@ def check(name, data_dir=None):
     Args:
         name: str, as `load` takes it.
         data_dir: str, as `load` takes it.
+        image_size: int, as `load` takes it.
+        classes: str or sequence of int, as `load` takes it.
 
     Raises:
         ValueError: If there is no such set, or it is not one of equally
-            sized images with one class label each.
+            sized images with one class label each, or has no such classes or
+            smaller images.
         RuntimeError: If it can neither be found nor downloaded, or not read.
     """
-    _decoded(name, data_dir)
+    if classes is not None:
+        classes = reduction.parse_classes(classes)
+    _reduced(name, data_dir, image_size, classes)
 
 
 def _tenth(size):
@@ -410,6 +432,34 @@ def _split(examples, validation, generator):
 def _scaled(x, y, scale):
     x = np.true_divide(x, np.float32(scale), dtype=np.float32)
     return x, y.astype(np.int32)
+
+
+def _reduced(name, data_dir, image_size, classes):
+    """The `Decoded` set, smaller where that is asked for."""
+    if image_size is None and classes is None:
+        return _decoded(name, data_dir)
+    return _made_smaller(name, data_dir, image_size, classes)
+
+
+# Every trial splits the same examples.
+@functools.lru_cache(maxsize=1)
+def _made_smaller(name, data_dir, image_size, classes):
+    found = _decoded(name, data_dir)
+    parts, scale, count = [found.train, found.test], found.scale, found.classes
+    if classes is not None:
+        if classes[-1] >= count:
+            raise ValueError(
+                f"`classes` must be labels of {name!r}, below {count}. "
+                f"Received: classes={reduction.write_classes(classes)!r}"
+            )
+        parts = [reduction.choose_classes(part, classes) for part in parts]
+        count = len(classes)
+    if image_size is not None:
+        sums = [reduction.area_sums(x, image_size) for x, _ in parts]
+        parts = [(x, y) for (x, _), (_, y) in zip(sums, parts)]
+        # Divided once, by the scale of the sums.
+        scale *= sums[0][1]
+    return decoded.Decoded(*parts, scale, count)
 
 
 def _decoded(name, data_dir):

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import struct
 import uuid
 
@@ -90,6 +91,13 @@ def _array(blob, shape, dtype):
     if dtype == "bool":
         return masks.unpack(np.frombuffer(blob, np.uint8), shape)
     return np.frombuffer(blob, np.dtype(dtype)).reshape(shape)
+
+
+def copy(source, target):
+    """Copies a file in one step, if it is there."""
+    with contextlib.suppress(FileNotFoundError), open(source, "rb") as file:
+        with atomic_file(target) as written:
+            shutil.copyfileobj(file, written)
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ from keras_lottery.checks import (
     check_rate,
     is_number,
 )
+from keras_lottery.normalization import BatchNormalization
 
 
 def lenet_300_100(
@@ -352,8 +353,10 @@ def _statistics(standardize, channels):
 
 
 def _augmented(x, seed):
-    # After the standardisation: zeros are then the mean of a channel.
-    return FlipAndCrop(seed=_layer_seed(seed, "augment"), name="augment")(x)
+    # After the standardisation: zeros are then the mean of a channel. Of
+    # smaller images it is as large a part as the usual 4 of 32 pixels.
+    padding = min(x.shape[1:3]) // 8
+    return FlipAndCrop(padding, _layer_seed(seed, "augment"), name="augment")(x)
 
 
 def _residual(x, width, name, strides, **options):
@@ -398,7 +401,7 @@ def _deep_options(seed, weight_decay, epsilon, momentum, padding, decayed):
 def _normalised(x, width, name, norm, relu=True, **options):
     # No bias: the normalisation that follows would take it away again.
     x = _conv2d(x, width, name, use_bias=False, **options)
-    x = keras.layers.BatchNormalization(name=f"{name}_bn", **norm)(x)
+    x = BatchNormalization(name=f"{name}_bn", **norm)(x)
     return keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import importlib.util
 
 from keras_lottery import keras_internals
+from keras_lottery.normalization import BatchNormalization
 
 # The environment of a process that tf_keras takes over.
 ENVIRONMENT = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -230,8 +231,8 @@ def _sources(node):
 def _check_layer(layer, node, library):
     kind = type(layer).__name__
     # By identity: the operation `keras.ops.add` is of a class `Add` too.
-    own = getattr(library.layers, kind, None) is type(layer)
-    if kind not in LAYERS or not own:
+    own = getattr(library.layers, kind, None), BatchNormalization
+    if kind not in LAYERS or type(layer) not in own:
         raise ValueError(
             "`model` must be made of built-in layers that Keras 3 and "
             f"tf_keras share: {', '.join(LAYERS)}. Received: {layer.name!r}, "

@@ -188,14 +188,35 @@ class Ticket:
             ValueError: If a weight does not fit; the first is named. If the
                 ticket was not trained.
         """
+        state = model_state(model)
+        for place, array in self._trained_by_place(model).items():
+            state[place].assign(array)
+
+    def trained_weights(self, model: keras.Model) -> list[NDArray]:
+        """What the ticket was trained to, as `model.get_weights()` lists it.
+
+        Args:
+            model: a built `keras.Model` of the same architecture.
+
+        Returns:
+            A list of arrays.
+
+        Raises:
+            ValueError: As `assign_trained`.
+        """
+        found = self._trained_by_place(model)
+        places = {id(v): place for place, v in model_state(model).items()}
+        return [found[places[id(variable)]] for variable in model.weights]
+
+    def _trained_by_place(self, model):
+        """Dict, path of the model -> what that weight was trained to."""
         if self.trained is None:
             raise ValueError(
                 "The ticket must be of a trained level: it does not hold what "
                 f"it was trained to. Received: the ticket of level {self.level}"
             )
-        state = model_state(model)
-        for path, place in self.match(model).items():
-            state[place].assign(self.trained[path])
+        places = self.match(model)
+        return {places[path]: self.trained[path] for path in places}
 
     def match(
         self, model: keras.Model, names: dict[str, str] | None = None

@@ -9,7 +9,7 @@ from absl import flags
 from keras_lottery.experiments import Experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.cfg"))
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,12 @@ def tool():
     return find_ticket
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def title(path):
+    """Such as `"half/conv_2"`."""
+    return str(path.relative_to(ROOT / "configs").with_suffix(""))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=title)
 def test_a_flagfile_stands_for_an_experiment(tool, path):
     values = flags.FLAGS
     values.unparse_flags()
@@ -30,7 +35,8 @@ def test_a_flagfile_stands_for_an_experiment(tool, path):
         values[name].unparse()
     values(["find_ticket.py", f"--flagfile={path}"])
     experiment = Experiment(**tool.common.values(Experiment))
-    assert values.run_dir == f"runs/{path.stem}"
+    assert values.run_dir == f"runs/{title(path)}"
+    assert (experiment.image_size == 16) is title(path).startswith("half/")
     assert path.stem == "smoke" or path.stem.startswith(
         experiment.model.split("_300")[0]
     )

@@ -49,6 +49,38 @@ def test_digits_are_images_and_labels():
     assert np.all(np.bincount(digits.test[1]) == 30)
 
 
+def test_smaller_images_are_means_of_the_whole_set_s():
+    whole, small = (
+        datasets.load("digits"),
+        datasets.load("digits", image_size=4),
+    )
+    assert small.input_shape == (4, 4, 1)
+    for (x, y), (smaller, labels) in zip(parts(whole), parts(small)):
+        means = x.reshape(len(x), 4, 2, 4, 2, 1).mean((2, 4))
+        # Sixteenths of quarters are exact.
+        assert smaller.dtype == np.float32 and np.array_equal(smaller, means)
+        assert np.array_equal(labels, y)
+
+
+def test_some_classes_are_numbered_from_0():
+    some = datasets.load("digits", classes="5-9")
+    assert some.classes == 5 and some.test[1].size == 5 * 30
+    whole = datasets.load("digits")
+    x, y = whole.test
+    assert np.array_equal(some.test[0], x[y >= 5])
+    assert np.array_equal(some.test[1], y[y >= 5] - 5)
+    assert sizes(some)[1] == (sizes(some)[0] + sizes(some)[1]) // 10
+
+
+def test_both_together_and_what_is_refused():
+    some = datasets.load("digits", classes=(1, 7), image_size=3)
+    assert some.input_shape == (3, 3, 1) and some.classes == 2
+    with pytest.raises(ValueError, match="`classes` must be labels of"):
+        datasets.load("digits", classes="8-10")
+    with pytest.raises(ValueError, match="`image_size` must be at most"):
+        datasets.check("digits", image_size=9)
+
+
 def test_digits_are_all_there_and_only_once():
     digits = datasets.load("digits")
     x = np.concatenate([x for x, _ in parts(digits)])

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lottery.experiments import Experiment
+from keras_lottery.experiments import Arrays, Experiment
 
 
 def test_the_paper_s_recipe_fills_what_is_left_open():
@@ -60,6 +60,27 @@ def test_what_changes_a_number_is_in_the_key_of_a_training():
     elsewhere = dataclasses.replace(resnet, data_dir="elsewhere")
     assert elsewhere.settings() == resnet.settings()
     assert elsewhere == resnet
+
+
+def test_a_smaller_data_set_is_another_experiment():
+    whole = Experiment(model="conv_2", iterations=10)
+    for change in ({"image_size": 4}, {"classes": "0-4"}):
+        other = dataclasses.replace(whole, **change)
+        assert other.settings() != whole.settings()
+        assert other.training_settings() != whole.training_settings()
+        # What was trained on the whole set is still found.
+        assert not change.keys() & whole.training_settings().keys()
+    one = dataclasses.replace(whole, classes="4,0-3", image_size=4)
+    assert one == dataclasses.replace(whole, classes=range(5), image_size=4)
+    data = one.load_data(0)
+    assert data.input_shape == (4, 4, 1) and data.classes == 5
+    model = one.build_model(data, 0)
+    assert model.input_shape == (None, 4, 4, 1)
+    assert model.output_shape == (None, 5)
+    pair = np.zeros((9, 4)), np.arange(9)
+    data = Arrays(pair, pair)
+    with pytest.raises(ValueError, match="`image_size` must be left out"):
+        Experiment(data, image_size=2)
 
 
 def test_an_argument_that_the_network_lacks_is_refused():
@@ -151,6 +172,9 @@ def test_late_rewinding_is_to_a_fiftieth_of_the_iterations(iterations, step):
         ({"network": {"padding": "same"}}, "`padding` must be left out"),
         ({"dropout": 1.0}, "`dropout` must be in"),
         ({"drops": ("a",)}, "`drops` must be"),
+        ({"image_size": 0}, "`image_size` must be an integer, at least 1"),
+        ({"classes": "3"}, "`classes` must name at least two labels"),
+        ({"instability": 2}, "`instability` must be one of"),
         ({"precision": "bfloat16"}, "`precision` must be one of"),
         (
             {"precision": "mixed_bfloat16", "arms": ("tfmot",)},

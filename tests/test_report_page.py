@@ -80,15 +80,17 @@ def test_it_has_every_part(run_dir, page):
         "results",
         "curves",
         "left",
+        "geometry",
         "between",
         "claims",
         "all",
         "how",
     ]
-    # 4 against density, 2 by level, 2 by arm, layers, masks, 3 layers.
-    assert len(page.all("svg")) == 13
+    # 4 against density, 2 by level, 2 by arm, layers, masks, 3 layers, and
+    # the overlap of the masks of two trials, of arms and of layers.
+    assert len(page.all("svg")) == 15
     written = {path.name for path in (run_dir / "figures").iterdir()}
-    assert len(written) == 26 and "first_layer.png" in written
+    assert len(written) == 30 and "first_layer.png" in written
     assert all(path.stat().st_size for path in (run_dir / "figures").iterdir())
     assert (run_dir / "figure.png").stat().st_size > 10_000
 
@@ -153,7 +155,7 @@ def test_an_older_run_is_reported_as_far_as_it_goes(run_dir, tmp_path):
         (tmp_path / name).unlink()
     report.write(tmp_path)
     page = Page((tmp_path / "report.html").read_text())
-    assert len(page.all("svg")) == 11
+    assert len(page.all("svg")) == 13
     assert "were not recorded" in (tmp_path / "report.html").read_text()
 
 

@@ -10,6 +10,7 @@ import hashlib
 import heapq
 import pickle
 import random
+import re
 import tempfile
 import threading
 import time
@@ -40,9 +41,12 @@ ROUNDS = {
     "vgg_19": 20,
 }
 
+_CONTROLS = re.compile("signs|_shuffled|transferred")
+
 
 def experiments(trials):
-    """The paper's campaign: six networks, each with every arm it can have.
+    """The paper's campaign: six networks, each with every arm it can have,
+    but for controls that other papers ask for.
 
     Args:
         trials: int.
@@ -54,6 +58,7 @@ def experiments(trials):
     for model, rounds in ROUNDS.items():
         dataset = "mnist" if model == "lenet_300_100" else "cifar10"
         arms = [arm.name for arm in ARMS.values() if arm.shown]
+        arms = [name for name in arms if not _CONTROLS.search(name)]
         if model in ("resnet_18", "vgg_19"):
             # They are pruned globally, and tfmot's arm does not know them.
             arms = [name for name in arms if name not in ("global", "tfmot")]

@@ -1,18 +1,27 @@
 """Writes the report of one or more runs anew.
 
 python tools/report.py runs/lenet_mnist [RUN_DIR ...]
+python tools/report.py --connectivity --data_dir=tfds runs/lenet_mnist
 """
 
 import common
+from absl import flags
+
+common.start()
+
+from keras_lottery import report  # noqa: E402
+
+_OPTIONS = ("connectivity", "data_dir")
+
+common.define_flags(report.write, _OPTIONS)
+flags.adopt_module_key_flags(common)
 
 
 def main(run_dirs):
-    from keras_lottery import report
-
     if not run_dirs:
         raise ValueError("Give one or more run directories.")
     for run_dir in run_dirs:
-        print(report.write(run_dir))
+        print(report.write(run_dir, **common.values(report.write, _OPTIONS)))
 
 
 if __name__ == "__main__":

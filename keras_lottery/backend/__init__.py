@@ -45,6 +45,7 @@ build = _module.build
 gradients = _module.gradients
 graph = _module.graph
 input_spec = _module.input_spec
+normalize_batch = _module.normalize_batch
 operations = _module.operations
 spec = _module.spec
 test_loss = _module.test_loss

@@ -41,6 +41,11 @@ def build(forward, args, kwargs):
     keras_internals.compute_output_spec(forward, *args, **kwargs)
 
 
+def normalize_batch(layer, own, inputs, training=None, mask=None):
+    """Keras' batch normalisation: the layer's own `call`."""
+    return own(inputs, training=training, mask=mask)
+
+
 @dataclasses.dataclass
 class Graph:
     """The operations of a forward pass, in the order of their execution.

@@ -23,6 +23,7 @@ from keras_lottery.backend.common import (
     in_replica,
     input_spec,
     is_distributed,
+    normalize_batch,
     once,
     spec,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "in_replica",
     "input_spec",
     "is_distributed",
+    "normalize_batch",
     "once",
     "spec",
 ]

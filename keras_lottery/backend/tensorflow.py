@@ -107,6 +107,59 @@ def select(mask, values):
     return tf.where(mask.value, values, tf.zeros((), values.dtype))
 
 
+def normalize_batch(layer, own, inputs, training=None, mask=None):
+    """Keras' batch normalisation, by TensorFlow's one operation for it.
+
+    Where that operation does not do what the layer does, the layer does it.
+
+    Args:
+        layer: `keras.layers.BatchNormalization`.
+        own: the layer's own `call`.
+        inputs: tensor.
+        training: optional bool.
+        mask: optional tensor.
+    """
+    if mask is not None or not _is_fused(layer, inputs):
+        return own(inputs, training=training, mask=mask)
+    training = bool(training and layer.trainable)
+    mean, variance = layer.moving_mean, layer.moving_variance
+    none = tf.constant([], tf.float32)
+    outputs, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=tf.convert_to_tensor(layer.gamma),
+        offset=tf.convert_to_tensor(layer.beta),
+        mean=none if training else tf.convert_to_tensor(mean),
+        variance=none if training else tf.convert_to_tensor(variance),
+        epsilon=layer.epsilon,
+        is_training=training,
+    )
+    if training:
+        # It returns the variance of the population that the batch is drawn
+        # from; Keras keeps that of the batch.
+        count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
+        batch_variance *= (count - 1) / count
+        rest = 1.0 - layer.momentum
+        mean.assign(mean * layer.momentum + batch_mean * rest)
+        variance.assign(variance * layer.momentum + batch_variance * rest)
+    return outputs
+
+
+def _is_fused(layer, inputs):
+    """Whether TensorFlow's operation computes what a layer does."""
+    return (
+        inputs.shape.rank == 4
+        and layer.axis in (-1, 3)
+        and inputs.shape[-1] is not None
+        and layer.scale
+        and layer.center
+        and not layer.synchronized
+        and not getattr(layer, "renorm", False)
+        and inputs.dtype in (tf.float32, tf.float16, tf.bfloat16)
+        and layer.variable_dtype == "float32"
+        and layer.compute_dtype == inputs.dtype.name
+    )
+
+
 class StepCounter:
     """Counts training steps inside the compiled step."""
 

@@ -16,6 +16,7 @@ from keras_lottery.backend.common import (
     in_replica,
     input_spec,
     is_distributed,
+    normalize_batch,
     once,
     spec,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "in_replica",
     "input_spec",
     "is_distributed",
+    "normalize_batch",
     "once",
     "spec",
 ]

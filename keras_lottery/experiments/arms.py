@@ -32,6 +32,7 @@ class Arm:
         train: function `(bench, start) -> Training`, or `None`: the bench
             trains it.
         check: function of the `Experiment`, or `None`.
+        second_of: the arm of which this one is `second`, or `None`.
     """
 
     name: str
@@ -42,6 +43,12 @@ class Arm:
     rewind_to: object
     train: object
     check: object
+    second_of: str | None = None
+
+    @property
+    def order(self):
+        """The purpose of the seed of the order of its examples."""
+        return "second order" if self.second_of else "order"
 
 
 def arm(
@@ -61,8 +68,8 @@ def arm(
         start: function `(bench, level) -> Ticket`.
         name: optional str. Defaults to the function's name.
         needs: the arm of which the level before must be trained first, since
-            this one uses its masks or weights; a function from the level to
-            (arm, level); or `None`.
+            this one uses its masks or weights; a function from the level,
+            which may be 0, to (arm, level) or `None`; or `None`.
         chain: bool: each level continues from the one before.
         shown: bool: `False` if it only serves another arm.
         rewind_to: function, `Experiment` -> what a level rewinds to, as
@@ -98,12 +105,46 @@ def arm(
     before = name if chain else needs
 
     def needed(level):
-        if not before or not level:
-            return None
-        return before(level) if callable(before) else (before, level - 1)
+        if callable(before):
+            return before(level)
+        return (before, level - 1) if before and level else None
 
     ARMS[name] = Arm(name, start, needed, chain, shown, rewind_to, train, check)
+    if shown and train is None:
+        ARMS[second(name)] = _second(name)
     return start
+
+
+def second(name):
+    """The name of the arm that trains each start of an arm once more.
+
+    In another order of the examples: what `instability` is measured by.
+    """
+    return f"{name}_second"
+
+
+def _second(name):
+    def start(bench, level):
+        first = bench.trained(name, level)
+        # From where both are one training, as after late rewinding.
+        return Ticket(first.masks, first.rewind_point)
+
+    return Arm(
+        second(name),
+        start,
+        needs=lambda level: (name, level),
+        chain=False,
+        shown=False,
+        rewind_to=lambda experiment: 0,
+        train=None,
+        check=None,
+        second_of=name,
+    )
+
+
+def keeps_ticket(experiment, name):
+    """Whether what an arm trains to is kept, for another training to use."""
+    return ARMS[name].chain or (experiment.instability and ARMS[name].shown)
 
 
 @arm(chain=True)
@@ -180,13 +221,29 @@ def reinit_3(bench, level):
 
 
 @arm
+def reinit_signs(bench, level):
+    """The ticket's masks, new weights that have the signs of the initial ones.
+
+    The draw is that of `reinit`, of which it differs in the signs alone.
+
+    Source: Zhou et al., 1905.01067, section 4 (the signs of the initial
+    weights).
+    """
+    start = reinit(bench, level)
+    weights = dict(start.rewind_point.weights)
+    for path in start.masks:
+        weights[path] = np.copysign(weights[path], bench.initial[path])
+    return bench.with_weights(start.masks, weights)
+
+
+@arm
 def random_mask(bench, level):
     """Random masks with the ticket's counts per layer, the initial weights.
 
     Source: Frankle & Carbin, 1803.03635, section 3 and figure 4 (random
     sparse networks).
     """
-    masks = _shuffled(bench, level, "random_mask", level)
+    masks = shuffled(bench, level, "ticket", "random_mask", level)
     return bench.with_weights(masks, bench.initial)
 
 
@@ -199,18 +256,18 @@ def shuffled_mask(bench, level):
 
     Source: Frankle et al., 2009.08576, section 5 (shuffled within layers).
     """
-    masks = _shuffled(bench, level, "shuffled_mask")
+    masks = shuffled(bench, level, "ticket", "shuffled_mask")
     return bench.with_weights(masks, bench.initial)
 
 
 @arm
 def random_ticket(bench, level):
     """Random masks with the ticket's counts per layer, and new weights."""
-    masks = _shuffled(bench, level, "random_ticket", level)
+    masks = shuffled(bench, level, "ticket", "random_ticket", level)
     return bench.with_weights(masks, bench.new_weights("random_ticket", level))
 
 
-@arm(needs=lambda level: ("ticket", 0))
+@arm(needs=lambda level: ("ticket", 0) if level else None)
 def one_shot(bench, level):
     """Straight from level 0 to the density of each level.
 
@@ -276,11 +333,27 @@ def check(experiment):
             raise ValueError(
                 f"`arms` must be among {known}. Received: arms={name!r}"
             )
+        if experiment.instability and ARMS[name].train:
+            raise ValueError(
+                "`instability` needs arms that the laboratory's own loop "
+                f"trains. Received: arms={name!r}"
+            )
         if ARMS[name].check:
             ARMS[name].check(experiment)
 
 
-def _shuffled(bench, level, *purpose):
+def shuffled(bench, level, name, *purpose):
+    """The masks that an arm starts from, shuffled within each layer.
+
+    Args:
+        bench: `Bench`.
+        level: int.
+        name: str, the arm.
+        *purpose: of the seed: without the level, the masks of later levels
+            are nested in earlier ones where the arm's are.
+
+    Returns:
+        A dict, weight path -> boolean array.
+    """
     rng = np.random.default_rng(bench.seed(*purpose))
-    masks = bench.start("ticket", level).masks
-    return bench.pattern.shuffled(masks, rng)
+    return bench.pattern.shuffled(bench.start(name, level).masks, rng)

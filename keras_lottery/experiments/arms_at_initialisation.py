@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_lottery import backend
-from keras_lottery.experiments.arms import arm, keep_highest
+from keras_lottery.experiments.arms import arm, keep_highest, shuffled
 from keras_lottery.graph import copied, graph_of, rebuild
 
 _BATCH = 100
@@ -21,9 +21,10 @@ _SYNFLOW_STEPS = 100
 def _check(experiment):
     if callable(experiment.model):
         raise ValueError(
-            "The arms 'snip', 'grasp' and 'synflow' need `model` to be a "
-            "network of `keras_lottery.models`: their scores are of an image "
-            f"classifier with logits. Received: model={experiment.model!r}"
+            "The arms 'snip', 'grasp' and 'synflow', shuffled or not, need "
+            "`model` to be a network of `keras_lottery.models`: their scores "
+            "are of an image classifier with logits. "
+            f"Received: model={experiment.model!r}"
         )
 
 
@@ -55,6 +56,38 @@ def synflow(bench, level):
         return bench.dense()
     model, kernels = bench.initial_model()
     masks = synflow_masks(model, kernels, bench.kept(level), bench.pattern)
+    return bench.with_weights(masks, bench.initial)
+
+
+@arm(needs=None, check=_check)
+def snip_shuffled(bench, level):
+    """SNIP's masks, shuffled within each layer.
+
+    Source: Frankle et al., 2009.08576, section 5; Su et al., 2009.11094.
+    """
+    return _shuffled(bench, level, "snip")
+
+
+@arm(needs=None, check=_check)
+def grasp_shuffled(bench, level):
+    """GraSP's masks, shuffled within each layer.
+
+    Source: Frankle et al., 2009.08576, section 5; Su et al., 2009.11094.
+    """
+    return _shuffled(bench, level, "grasp")
+
+
+@arm(needs=None, check=_check)
+def synflow_shuffled(bench, level):
+    """SynFlow's masks, shuffled within each layer.
+
+    Source: Frankle et al., 2009.08576, section 5; Su et al., 2009.11094.
+    """
+    return _shuffled(bench, level, "synflow")
+
+
+def _shuffled(bench, level, name):
+    masks = shuffled(bench, level, name, f"{name}_shuffled")
     return bench.with_weights(masks, bench.initial)
 
 
@@ -214,7 +247,7 @@ def scored_model(model, kernels):
     graph = graph_of(model)
 
     def make(call):
-        if type(call.layer) is keras.layers.BatchNormalization:
+        if _normalises(call.layer):
             return _BatchStatistics(call.layer), []
         return copied(call)
 
@@ -222,10 +255,14 @@ def scored_model(model, kernels):
     places = {
         id(variable): scored.get_layer(call.name).weights[i]
         for call in graph.calls
-        if type(call.layer) is not keras.layers.BatchNormalization
+        if not _normalises(call.layer)
         for i, variable in enumerate(call.layer.weights)
     }
     return scored, {path: places[id(v)] for path, v in kernels.items()}
+
+
+def _normalises(layer):
+    return isinstance(layer, keras.layers.BatchNormalization)
 
 
 def _batches(bench):

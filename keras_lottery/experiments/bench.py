@@ -14,7 +14,8 @@ import keras
 import numpy as np
 
 from keras_lottery.experiments import model_builder
-from keras_lottery.experiments.arms import ARMS
+from keras_lottery.experiments.arms import ARMS, keeps_ticket
+from keras_lottery.experiments.barriers import errors_between
 from keras_lottery.experiments.store import training_key
 from keras_lottery.rewinding import RewindPoint, copy_optimizers, model_state
 from keras_lottery.tickets import Ticket
@@ -31,11 +32,14 @@ class Trained:
         training: `Training`, its curves.
         ticket: `Ticket` with the trained weights, of an arm that keeps it, or
             `None`.
+        line: array, the test errors on the line from the first training of
+            the same start to this second one, or `None` if it is no second.
     """
 
     record: dict
     training: Training
     ticket: Ticket | None
+    line: np.ndarray | None = None
 
 
 class _Trial:
@@ -278,11 +282,10 @@ class Bench:
         settings = dict(self._settings)
         if ARMS[arm].train:
             settings["trained_by"] = arm
-        return training_key(
-            settings,
-            self.start(arm, level),
-            [self.seed("split"), self.seed("order")],
-        )
+        seeds = [self.seed("split"), self.seed("order")]
+        if ARMS[arm].second_of:
+            seeds.append(self.seed(ARMS[arm].order))
+        return training_key(settings, self.start(arm, level), seeds)
 
     def train(self, arm, level, progress=None):
         """Trains one level of one arm.
@@ -298,9 +301,7 @@ class Bench:
         began = time.perf_counter()
         start = self._load(arm, level)
         rewind_to = ARMS[arm].rewind_to(self.experiment)
-        if self._loop_data is not self.data:
-            self._loop.set_data(*_sets(self.data))
-            self._loop_data = self.data
+        self._use_data()
         if ARMS[arm].train:
             training = ARMS[arm].train(self, start)
         else:
@@ -312,7 +313,7 @@ class Bench:
                 )
             training = self._loop.train(
                 self.experiment.iterations,
-                seed=self.seed("order"),
+                seed=self.seed(ARMS[arm].order),
                 start=step,
                 progress=progress,
                 visits=visits,
@@ -325,11 +326,11 @@ class Bench:
             evaluate("train")[1],
             evaluate("test")[1],
         )
+        line = self._line(arm, level)
         record["seconds"] = time.perf_counter() - began
         point = self.pruner.rewind_point
-        return Trained(
-            record, training, self._ticket(arm, start, record, point)
-        )
+        ticket = self._ticket(arm, start, record, point)
+        return Trained(record, training, ticket, line)
 
     def train_all(self, places, progress=None):
         """Trains places, stacked as far as they can be.
@@ -378,7 +379,7 @@ class Bench:
             self.pruner.rewind()
             states.append(self._stack_of_all().state())
             which.append(place.trial)
-            seeds.append(self.seed("order"))
+            seeds.append(self.seed(ARMS[place.arm].order))
             points.append(self.pruner.rewind_point)
             rewind_to = ARMS[place.arm].rewind_to(self.experiment)
             if _captures(rewind_to, points[-1].step):
@@ -415,7 +416,8 @@ class Bench:
             stacked.assign(index)
             record = {**self._record(start, *columns), "seconds": seconds}
             ticket = self._ticket(place.arm, start, record, points[index])
-            trained.append(Trained(record, columns[0], ticket))
+            line = self._line(place.arm, place.level)
+            trained.append(Trained(record, columns[0], ticket, line))
         return trained
 
     def initial_states(self, count):
@@ -445,6 +447,12 @@ class Bench:
             )
         return self._stack
 
+    def _use_data(self):
+        """Makes the data of the trial those of the loop."""
+        if self._loop_data is not self.data:
+            self._loop.set_data(*_sets(self.data))
+            self._loop_data = self.data
+
     def _load(self, arm, level):
         """The start of a level, which the model is at now."""
         start = self.start(arm, level)
@@ -472,7 +480,7 @@ class Bench:
 
     def _ticket(self, arm, start, record, rewind_point):
         """The `Ticket` of what the model holds, if the arm keeps it."""
-        if not ARMS[arm].chain:
+        if not keeps_ticket(self.experiment, arm):
             return None
         rewind_to = ARMS[arm].rewind_to(self.experiment)
         return Ticket(
@@ -483,6 +491,19 @@ class Bench:
             {p: np.array(v) for p, v in model_state(self.model).items()},
             # Who rewinds optimizers does not need them.
             copy_optimizers(self.model) if rewind_to is None else None,
+        )
+
+    def _line(self, arm, level):
+        """Test errors from the first training of a start to this second one,
+        or `None` if it is no second."""
+        if not ARMS[arm].second_of:
+            return None
+        self._use_data()
+        first = self.trained(ARMS[arm].second_of, level)
+        return errors_between(
+            first.trained_weights(self.model),
+            self.model.get_weights(),
+            lambda weights: 1 - self._loop.evaluate("test", weights)[1],
         )
 
     def _weights(self, seed):
@@ -546,10 +567,10 @@ def train_places(experiment, places, tickets, known, progress=None):
             key = bench.key(place.arm, place.level)
             keys.append(key)
             # Tickets of one training differ by what they can rewind to.
-            arm = ARMS[place.arm]
-            kind = arm.chain and arm.rewind_to(experiment)
+            kept = keeps_ticket(experiment, place.arm)
+            kind = kept and ARMS[place.arm].rewind_to(experiment)
             others = [k for k in to_train if k[0] == key]
-            known_here = (key, kind) in others or (others and not arm.chain)
+            known_here = (key, kind) in others or (others and not kept)
             if key not in keys_known and not known_here:
                 to_train[key, kind] = place
         trained = bench.train_all(list(to_train.values()), progress)

@@ -23,6 +23,10 @@ class Experiment(Protocol):
             `keras_lottery.datasets.Arrays`.
         data_dir: optional str, where TFDS has it. It is no part of what
             identifies a run.
+        image_size: optional int, to which height and width of the images are
+            reduced, by area averages, before anything else is done with them.
+        classes: optional str, such as 0-4 or 0,2,7: the labels of the
+            examples that are taken. They are numbered from 0.
         model: str, a network of `keras_lottery.models`; or a function that
             returns a Keras model, and is called with those of the arguments
             `input_shape`, `classes` and `seed` that it has. A model that it
@@ -67,6 +71,13 @@ class Experiment(Protocol):
         early_stop_metric: `"val_loss"` or `"val_accuracy"`.
         trials: int.
         arms: tuple of str.
+        ticket_from: optional str, the directory of another run, of which the
+            arms `transferred` and `transferred_reinit` train the tickets, each
+            trial and level that of the same number. What identifies this run
+            is what those tickets came from, not where they are.
+        instability: bool, whether each start is trained once more, in another
+            order of the examples, and the test error is measured on the line
+            between the two.
         seed: int, from which all other seeds are derived.
         backend: `"auto"`: a rule chooses by the operations of the network;
             `"measure"`: it is measured; or a backend of
@@ -106,7 +117,9 @@ class Experiment(Protocol):
     experiment = Experiment(data, model=build, rounds=3, iterations=200)
     ```
 
-    Source: Frankle & Carbin, 1803.03635, section 2 and figure 2.
+    Source: Frankle & Carbin, 1803.03635, section 2 and figure 2;
+    `instability`: Frankle et al., 1912.05671, section 2; `ticket_from`: Morcos
+    et al., 1906.02773, section 3.
     """
 
     @property

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import heapq
 
-from keras_lottery.experiments.arms import ARMS
+from keras_lottery.experiments.arms import ARMS, second
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -33,6 +33,8 @@ def plan(experiment):
         for level in range(experiment.rounds + 1):
             for arm in experiment.arms:
                 _add(places, Place(trial, level, arm))
+                if experiment.instability:
+                    _add(places, Place(trial, level, second(arm)))
     return list(places)
 
 

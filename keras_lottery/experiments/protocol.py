@@ -10,7 +10,14 @@ import zlib
 import keras
 import numpy as np
 
-from keras_lottery import criteria, datasets, models, patterns, recipes
+from keras_lottery import (
+    criteria,
+    datasets,
+    models,
+    patterns,
+    recipes,
+    reduction,
+)
 from keras_lottery.backend import NAME
 from keras_lottery.backend.loop import stacks
 from keras_lottery.checks import (
@@ -41,6 +48,8 @@ class Protocol:
 
     dataset: object = "digits"
     data_dir: str | None = dataclasses.field(default=None, compare=False)
+    image_size: int | None = None
+    classes: str | None = None
     model: object = "lenet_300_100"
     rounds: int = 16
     rate: float | None = None
@@ -67,6 +76,8 @@ class Protocol:
     early_stop_metric: str = "val_loss"
     trials: int = 1
     arms: tuple = ("ticket", "reinit")
+    ticket_from: str | None = None
+    instability: bool = False
     seed: int = 0
     backend: str = "auto"
     precision: str = "float32"
@@ -99,10 +110,12 @@ class Protocol:
         )
         check_choice("backend", self.backend, BACKENDS)
         check_choice("precision", self.precision, model_builder.PRECISIONS)
+        self._check_reduction()
         if self.learning_rate is not None:
             check_positive("learning_rate", self.learning_rate)
         self._check_steps()
         self._check_network()
+        check_choice("instability", self.instability, (False, True))
         arms_lib.check(self)
         self.build_optimizer()
 
@@ -129,6 +142,22 @@ class Protocol:
             if not optional and not isinstance(value, (tuple, list, dict)):
                 raise ValueError(
                     f"`{name}` must be a tuple. Received: {name}={value!r}"
+                )
+
+    def _check_reduction(self):
+        """Refuses a smaller data set that cannot be made."""
+        if self.image_size is not None:
+            reduction.check_image_size(self.image_size)
+        if self.classes is not None:
+            classes = reduction.parse_classes(self.classes)
+            self._set("classes", reduction.write_classes(classes))
+        for name in _OF_A_NAMED_SET:
+            given = getattr(self, name) is not None
+            if given and isinstance(self.dataset, datasets.Arrays):
+                raise ValueError(
+                    f"`{name}` must be left out for arrays of one's own: make "
+                    "them smaller before. "
+                    f"Received: {name}={getattr(self, name)!r}"
                 )
 
     def _fill_in(self):
@@ -212,12 +241,19 @@ class Protocol:
     # What identifies it.
 
     def settings(self):
-        """All that identifies a run, a dict as JSON holds it."""
+        """All that identifies a run, a dict as JSON holds it.
+
+        What few runs have, a smaller data set and tickets of another run, is
+        in it only where it is given.
+        """
         settings = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if field.compare
         }
+        for name in _OF_FEW:
+            if settings[name] is None:
+                del settings[name]
         settings["dataset"] = str(self.dataset)
         settings["model"] = model_builder.name(self.model)
         return json.loads(json.dumps(settings))
@@ -225,7 +261,7 @@ class Protocol:
     def training_settings(self):
         """All that identifies one training but its weights, masks and seeds."""
         settings = self.settings()
-        return {name: settings[name] for name in _OF_A_TRAINING}
+        return {n: settings[n] for n in _OF_A_TRAINING if n in settings}
 
     def equals_up_to_backend(self, other):
         """Whether another protocol has the same settings but the backend.
@@ -306,13 +342,21 @@ class Protocol:
     def check_data(self):
         """Refuses a data set that is not there, before any work."""
         if not isinstance(self.dataset, datasets.Arrays):
-            datasets.check(self.dataset, self.data_dir)
+            datasets.check(
+                self.dataset, self.data_dir, self.image_size, self.classes
+            )
 
     def load_data(self, seed):
         """The `Dataset`, split by a seed."""
         if isinstance(self.dataset, datasets.Arrays):
             return self.dataset.split(seed)
-        return datasets.load(self.dataset, self.data_dir, seed)
+        return datasets.load(
+            self.dataset,
+            self.data_dir,
+            seed,
+            image_size=self.image_size,
+            classes=self.classes,
+        )
 
     def build_model(self, data, seed):
         """The network for a data set, initialised by a seed."""
@@ -443,10 +487,13 @@ _OF_AN_OPTIMIZER = (
     "warmup",
     "drops",
 )
+_OF_A_NAMED_SET = ("image_size", "classes")
+_OF_FEW = (*_OF_A_NAMED_SET, "ticket_from")
 _OF_A_NETWORK = ("dropout", "weight_decay", "augment")
 _OF_EVERY_NETWORK = ("input_shape", "classes", "seed", "standardize")
 _OF_A_TRAINING = (
     "dataset",
+    *_OF_A_NAMED_SET,
     "model",
     *_OF_A_NETWORK,
     "network",

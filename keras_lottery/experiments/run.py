@@ -8,6 +8,9 @@
     tickets/trial_0/...    the ticket of each level, with its trained weights
     places.jsonl           which training stands at which place of the plan
     tradeoff.csv           accuracy against latency, if that was measured
+    connectivity.csv       barriers between levels, if they were measured
+
+The report writes tables of its own beside them.
 
 Files appear whole or not at all, and one that is damaged is named and
 trained again.
@@ -26,7 +29,8 @@ from absl import logging
 
 from keras_lottery import files
 from keras_lottery.datasets import Dataset
-from keras_lottery.experiments import environment
+from keras_lottery.experiments import barriers, environment
+from keras_lottery.experiments.arms import second
 from keras_lottery.experiments.plan import Place
 from keras_lottery.experiments.protocol import Protocol
 from keras_lottery.experiments.results import Result, from_csv, to_csv
@@ -35,6 +39,7 @@ from keras_lottery.tickets import Ticket
 _EXPERIMENT, _BACKEND = "experiment.json", "backend.json"
 _ENVIRONMENT, _RESULTS = "environment.json", "results.csv"
 _PLACES, _TRADEOFF = "places.jsonl", "tradeoff.csv"
+_CONNECTIVITY = "connectivity.csv"
 _LOCK, _OWNER = ".lock", ".lock.owner"
 _CURVES = ("iterations", "val_loss", "val_accuracy", "train_loss")
 
@@ -213,19 +218,30 @@ class Run:
         text = self._read_text(_TRADEOFF)
         return None if text is None else pandas.read_csv(io.StringIO(text))
 
-    def save_training(self, key, record, training):
+    @property
+    def connectivity(self):
+        """The list of `Barrier` in `connectivity.csv`; `None` without."""
+        text = self._read_text(_CONNECTIVITY)
+        return None if text is None else barriers.from_csv(text)
+
+    def write_connectivity(self, measured):
+        """Writes `connectivity.csv`."""
+        self.write(_CONNECTIVITY, barriers.to_csv(measured))
+
+    def save_training(self, key, record, training, line=None):
         """Writes a training's row and curves.
 
         Args:
             key: str.
             record: dict, the columns of `Result` that are measured.
             training: `training.Training`.
+            line: optional array, the test errors on the line to it from the
+                first training of the same start.
         """
-        files.write(
-            self.record_path(key),
-            {"record": record},
-            [("curve", name, getattr(training, name)) for name in _CURVES],
-        )
+        arrays = [("curve", name, getattr(training, name)) for name in _CURVES]
+        if line is not None:
+            arrays.append(("line", "test_error", line))
+        files.write(self.record_path(key), {"record": record}, arrays)
 
     def load_record(self, key):
         """The row that `save_training` wrote, a dict, or `None`."""
@@ -234,8 +250,25 @@ class Run:
 
     def load_curves(self, key):
         """Dict of arrays: `iterations` and what was measured there."""
+        return self._arrays(key, "curve")
+
+    def load_line(self, result):
+        """The test errors on the line between two trainings of one start.
+
+        Args:
+            result: `Result` of the first.
+
+        Returns:
+            An array, or `None` if there was no second training.
+        """
+        place = Place(result.trial, result.level, second(result.arm))
+        key = self.load_places().get(place)
+        return key and (self._arrays(key, "line") or {}).get("test_error")
+
+    def _arrays(self, key, kind):
+        """Dict of the arrays of a kind in a training's file, or `None`."""
         found = _intact(files.read, self.record_path(key))
-        return found and {name: array for _, name, array in found[1]}
+        return found and {name: a for k, name, a in found[1] if k == kind}
 
     def record_path(self, key):
         """The path of a training's file."""

@@ -6,7 +6,8 @@ import functools
 import time
 
 from keras_lottery.checks import check_integer
-from keras_lottery.experiments.arms import ARMS
+from keras_lottery.experiments import transfer
+from keras_lottery.experiments.arms import ARMS, keeps_ticket
 from keras_lottery.experiments.bench import choose_backend, train_places
 from keras_lottery.experiments.plan import Queue, plan
 from keras_lottery.experiments.progress import Silence
@@ -41,6 +42,7 @@ def run(
     try:
         with directory.lock():
             experiment.check_data()
+            experiment, tickets = transfer.find(experiment)
             sent = experiment
             if not getattr(executor, "shares_files", True):
                 # Where the data are on other machines, those know.
@@ -49,6 +51,7 @@ def run(
             backend = {"backend": choice["backend"]}
             directory.claim(dataclasses.replace(experiment, **backend), choice)
             directory.add_environment(workers)
+            transfer.take_over(tickets, directory)
             return Coordinator(
                 dataclasses.replace(sent, **backend),
                 directory,
@@ -141,7 +144,7 @@ class Coordinator:
         record = key and self.directory.load_record(key)
         if not record:
             return False
-        if ARMS[place.arm].chain:
+        if keeps_ticket(self.experiment, place.arm):
             ticket = self.directory.load_ticket(*_ticket_of(place))
             if ticket is None or ticket.config["key"] != key:
                 return False
@@ -181,7 +184,9 @@ class Coordinator:
         """Keeps what came of a training; `False` if it is to be repeated."""
         if trained is not None:
             record = trained.record
-            self.directory.save_training(key, record, trained.training)
+            self.directory.save_training(
+                key, record, trained.training, trained.line
+            )
             if trained.ticket is not None:
                 self.directory.save_ticket(
                     place.trial, place.arm, trained.ticket

@@ -11,11 +11,10 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 
 from keras_lottery import files
 from keras_lottery import masks as masks_lib
-from keras_lottery.experiments.arms import ARMS
+from keras_lottery.experiments.arms import ARMS, keeps_ticket
 from keras_lottery.experiments.run import Run
 
 _FORMAT = 2
@@ -101,7 +100,7 @@ class Store:
         """
         record = self.run.record_path(key)
         if self.shared and not os.path.exists(record):
-            _copy(self.shared.record_path(key), record)
+            files.copy(self.shared.record_path(key), record)
         kind = self._kind(place)
         if self.run.load_record(key) is None:
             self._forget(place.trial, _RECORD, key)
@@ -121,18 +120,17 @@ class Store:
 
     def _kind(self, place):
         """What of a training a place needs: its record, or a ticket too."""
-        arm = ARMS[place.arm]
-        if not arm.chain:
+        if not keeps_ticket(self.experiment, place.arm):
             return _RECORD
         # Tickets of one training differ by what they can rewind to.
-        rewind_to = arm.rewind_to(self.experiment)
+        rewind_to = ARMS[place.arm].rewind_to(self.experiment)
         step = 0 if rewind_to == "learning_rate" else rewind_to
         return f"{step}.ticket"
 
     def _add(self, trial, kind, key, path, name):
         self._paths[trial, kind].setdefault(key, path)
         if self.shared and not os.path.exists(self.shared.path(name)):
-            _copy(path, self.shared.path(name))
+            files.copy(path, self.shared.path(name))
 
     def _forget(self, trial, kind, key):
         # Files of the run's own places are theirs; what is shared goes, for
@@ -142,10 +140,3 @@ class Store:
         if path:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
-
-
-def _copy(source, target):
-    """Copies a file in one step, if it is there."""
-    with contextlib.suppress(FileNotFoundError), open(source, "rb") as file:
-        with files.atomic_file(target) as copy:
-            shutil.copyfileobj(file, copy)

@@ -85,15 +85,19 @@ def accuracy_and_early_stop(results, title=None):
     return figure
 
 
-def over_density(results, column, label, scale=1.0, from_zero=False):
+def over_density(
+    results, column, label, scale=1.0, from_zero=False, limit=None
+):
     """One measurement of every arm against density.
 
     Args:
-        results: list of `experiments.Result`.
+        results: list of `experiments.Result`, or of what else has an arm, a
+            level and a density.
         column: str, a column of it, or a function of a result.
         label: str, of the y axis.
         scale: float, by which values are multiplied.
         from_zero: bool, whether the y axis starts at 0.
+        limit: optional float, a value to draw a dashed line at.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -102,6 +106,8 @@ def over_density(results, column, label, scale=1.0, from_zero=False):
         axes = figure.subplots()
         _draw_over_density(axes, results, column, scale)
         axes.set_ylabel(label)
+        if limit is not None:
+            axes.axhline(scale * limit, color=MUTED, dashes=(4, 3), lw=0.9)
         if from_zero:
             axes.set_ylim(bottom=0)
         _legend(figure, axes)

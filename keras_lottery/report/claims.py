@@ -222,6 +222,7 @@ def _together(runs):
 def _same(one, other):
     # Which arms were trained, how many levels and trials, changes no trial.
     free = {"seed", "trials", "arms", "rounds", "backend"}
+    free |= {"instability", "ticket_from"}
     return {k: v for k, v in one.items() if k not in free} == {
         k: v for k, v in other.items() if k not in free
     }
@@ -238,4 +239,7 @@ def scale(experiment):
     text += " iterations"
     if experiment.get("image_size"):
         text += f", {experiment['image_size']} pixels"
+        own = experiment.get("learning_rate")
+        if recipe is not None and own and own != recipe.learning_rate:
+            text += f", learning rate {own} of {recipe.learning_rate}"
     return text

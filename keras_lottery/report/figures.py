@@ -12,7 +12,9 @@ import io
 import re
 
 from keras_lottery import files
+from keras_lottery.experiments.barriers import STABLE_BELOW
 from keras_lottery.report import charts
+from keras_lottery.report.geometry import ALL_LAYERS
 from keras_lottery.report.statistics import (
     evenly_spaced,
     generalisation_gap,
@@ -169,6 +171,151 @@ def tradeoff(frame):
         f"Line charts, test accuracy against latency and size. Last levels: "
         f"{ends}.",
         charts.tradeoff(frame, int(column.rsplit("_", 1)[1])),
+    )
+
+
+def geometry_of_run(instability, connectivity, distances):
+    """The figures of barriers between networks, distances between masks.
+
+    Args:
+        instability: list of `Barrier`, between two trainings of one start.
+        connectivity: list of `Barrier`, between successive levels.
+        distances: list of `MaskDistance`.
+
+    Returns:
+        A list of `Figure`.
+    """
+    figures = [
+        _barriers(
+            "instability",
+            "Instability: two trainings of the same start",
+            "that differ in the order of the examples",
+            instability,
+        ),
+        _barriers(
+            "connectivity",
+            "Connectivity of successive levels",
+            "of a level and of the one before it",
+            connectivity,
+        ),
+        _overlap_of_trials(distances),
+        _overlap_by_layer(distances),
+        _overlap_of_levels(distances),
+    ]
+    return [figure for figure in figures if figure]
+
+
+def _barriers(name, title, of_what, measured):
+    if not measured:
+        return None
+    caption = (
+        "Error barrier: the highest test error on the line between the weights "
+        f"of two trainings {of_what}, minus the mean of theirs. Dashed: "
+        f"{percent(STABLE_BELOW)}, below which a network counts as stable."
+    )
+    return Figure(
+        name,
+        title,
+        caption,
+        _alt_of_series(title, measured, "barrier", 100.0),
+        charts.over_density(
+            measured,
+            "barrier",
+            "error barrier (points)",
+            100.0,
+            limit=STABLE_BELOW,
+        ),
+    )
+
+
+def _overlap_of_trials(distances):
+    """Jaccard index of the masks of two trials, and that of chance."""
+    pairs = [one for one in _pairs(distances) if one.layer == ALL_LAYERS]
+    chance = [
+        dataclasses.replace(one, arm="by chance", jaccard=one.jaccard_by_chance)
+        for one in pairs
+        # Every arm keeps as many weights.
+        if one.arm == pairs[0].arm
+    ]
+    return _overlap(
+        "mask_overlap_of_trials",
+        "Overlap of the masks of two trials",
+        "Jaccard index: weights that both keep, of those that one of them "
+        "keeps. Points: means over pairs of trials; bars: minimum to maximum. "
+        "By chance: independent masks that keep as many weights of each layer.",
+        pairs + chance,
+    )
+
+
+def _overlap_by_layer(distances):
+    """Jaccard index of the ticket's masks over that of chance, by layer."""
+    pairs = [
+        one
+        for one in _pairs(distances)
+        if one.arm == "ticket" and one.jaccard_by_chance
+    ]
+    layers = list(dict.fromkeys(one.layer for one in pairs))
+    shown = evenly_spaced(layers, 6)
+    return _overlap(
+        "mask_overlap_by_layer",
+        "Overlap of the masks of two trials by layer, ticket",
+        "Jaccard index divided by that of independent masks. Dashed: chance.",
+        [
+            dataclasses.replace(
+                one,
+                arm=one.layer,
+                jaccard=one.jaccard / one.jaccard_by_chance,
+            )
+            for one in pairs
+            if one.layer in shown
+        ],
+        "times chance",
+        1.0,
+    )
+
+
+def _pairs(distances):
+    """Distances between trials, from level 1: dense masks are all equal."""
+    return [one for one in distances if one.between == "trials" and one.level]
+
+
+def _overlap_of_levels(distances):
+    """Jaccard index of the ticket's mask and the one before, by layer."""
+    pairs = [
+        dataclasses.replace(one, arm=one.layer)
+        for one in distances
+        if one.between == "levels" and one.arm == "ticket"
+    ]
+    layers = list(dict.fromkeys(one.layer for one in pairs))
+    if not any(_moves(pairs, layer) for layer in layers):
+        # Each layer loses the same share in every round.
+        return None
+    shown = evenly_spaced(layers, 6)
+    return _overlap(
+        "mask_overlap_of_levels",
+        "Overlap of a mask with that of the level before, ticket",
+        "Jaccard index: the share of a layer's weights that survived the "
+        "round.",
+        [one for one in pairs if one.layer in shown],
+    )
+
+
+def _moves(pairs, layer):
+    found = [one.jaccard for one in pairs if one.layer == layer]
+    return layer != ALL_LAYERS and max(found) - min(found) > 0.02
+
+
+def _overlap(
+    name, title, caption, distances, label="Jaccard index", limit=None
+):
+    if not distances:
+        return None
+    return Figure(
+        name,
+        title,
+        caption,
+        _alt_of_series(title, distances, "jaccard", 1.0),
+        charts.over_density(distances, "jaccard", label, limit=limit),
     )
 
 

@@ -4,14 +4,21 @@ import json
 import os
 import statistics
 
+from keras_lottery.experiments import barriers
 from keras_lottery.experiments.arms import ARMS
+from keras_lottery.experiments.connectivity import (
+    instability,
+    measure_connectivity,
+)
 from keras_lottery.experiments.run import Run
-from keras_lottery.report import claims, html, tables
+from keras_lottery.report import claims, geometry, html, tables
 from keras_lottery.report.figures import (
     against_density,
     figures_of_run,
+    geometry_of_run,
     tradeoff,
 )
+from keras_lottery.report.geometry import mask_distances
 from keras_lottery.report.paper_claims import CLAIMS
 from keras_lottery.report.statistics import Measurements
 from keras_lottery.report.tables import (
@@ -33,15 +40,23 @@ _WINNING = (
 )
 
 
-def write(run_dir):
+def write(
+    run_dir: str, connectivity: bool = False, data_dir: str | None = None
+):
     """Writes `report.html`, `figure.png` and `figures/` of a run.
 
     The page is one file that needs no network and no script. A run that is
     not finished, or was written by an older version, is reported as far as it
-    goes.
+    goes. Beside it are written `mask_distances.csv` and, of a run with
+    `instability`, `instability.csv`.
 
     Args:
         run_dir: str or path-like, the directory of a run.
+        connectivity: bool, whether the error barriers between successive
+            levels are measured first, into connectivity.csv. Later reports
+            show them too. It evaluates 30 networks for each level.
+        data_dir: optional str, where TFDS has the data set of the run, for
+            connectivity.
 
     Returns:
         A str, the path of `report.html`.
@@ -62,8 +77,11 @@ def write(run_dir):
     Source: the figures are those of Frankle & Carbin, 1803.03635.
     """
     run = Run.open(run_dir)
+    if connectivity:
+        run.write_connectivity(measure_connectivity(run, data_dir))
     measurements = Measurements(run)
     figures = figures_of_run(measurements)
+    figures["geometry"] = _geometry(run)
     frame = run.tradeoff
     figures["tradeoff"] = [] if frame is None else [tradeoff(frame)]
     _write_figures(measurements, figures)
@@ -74,6 +92,16 @@ def write(run_dir):
     )
     run.write("report.html", text)
     return run.path("report.html")
+
+
+def _geometry(run):
+    """Writes the tables of the geometry of a run; returns its figures."""
+    distances, unstable = mask_distances(run), instability(run)
+    if distances:
+        run.write("mask_distances.csv", geometry.to_csv(distances))
+    if unstable:
+        run.write("instability.csv", barriers.to_csv(unstable))
+    return geometry_of_run(unstable, run.connectivity or [], distances)
 
 
 def _write_figures(measurements, figures):
@@ -224,6 +252,7 @@ def _sections(measurements, figures, frame):
         ),
         html.Section("curves", "Learning curves", grids["learning_curves"]),
         html.Section("left", "What is left", left),
+        html.Section("geometry", "Geometry", grids["geometry"]),
         *_served(frame, grids["tradeoff"]),
         html.Section("between", "Between arms", _between_arms(measurements)),
         html.Section("claims", "Claims of the paper", _claims(measurements)),

@@ -20,7 +20,8 @@ class Needs:
     Args:
         model: str, the network.
         dropout: bool, whether with dropout.
-        learning_rate: optional float; `None` for that of the recipe.
+        learning_rate: optional float; `None` for that of the recipe, or at a
+            smaller scale, which `image_size` says it is, for any.
         warmup: optional bool, whether the learning rate rises at first;
             `None` where the paper has no choice of it.
         block_size: str, what is pruned as one.
@@ -47,6 +48,7 @@ class Needs:
         rate = self.learning_rate or recipe.learning_rate
         # What an older run left open was that of the recipe.
         own = experiment.get("learning_rate") or recipe.learning_rate
+        scaled = self.learning_rate is None and experiment.get("image_size")
         dropout = bool(experiment.get("dropout"))
         if experiment["model"] != self.model:
             return 9, f"no run of {self.model}"
@@ -62,7 +64,11 @@ class Needs:
                     f"has {'no ' if self.dropout else ''}dropout",
                 ),
                 (
-                    not math.isclose(own, rate),
+                    bool(experiment.get("classes")),
+                    f"is of the classes {experiment.get('classes')} alone",
+                ),
+                (
+                    not (scaled or math.isclose(own, rate)),
                     f"has the learning rate {own}, not {rate}",
                 ),
                 (

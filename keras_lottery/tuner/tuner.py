@@ -37,7 +37,16 @@ from keras_lottery.tuner.objectives import (
 )
 
 # Arguments of `Experiment` that are the tuner's own, or always the same.
-_FIXED = ("model", "rounds", "iterations", "seed", "trials", "arms")
+_FIXED = (
+    "model",
+    "rounds",
+    "iterations",
+    "seed",
+    "trials",
+    "arms",
+    "ticket_from",
+    "instability",
+)
 # The others, which a tuner takes.
 EXPERIMENT_ARGUMENTS = tuple(name for name in FIELDS if name not in _FIXED)
 _SETTINGS = "tuner.json"
