@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_lottery import display
 from keras_lottery import masks as masks_lib
 
 EARLY_STOP_METRICS = ("val_loss", "val_accuracy")
@@ -68,7 +69,7 @@ class Level:
 
     index: int
     density: float
-    history: dict[str, list[float]]
+    history: dict[str, list[float]] = dataclasses.field(repr=False)
     metrics: dict[str, float]
     early_stop_iteration: int | None
     _packed: dict[str, tuple[NDArray[np.uint8], tuple[int, ...]]] = (
@@ -101,6 +102,12 @@ class Levels(list[Level]):
         super().__init__()
         self.memory = memory
         self._directory: tempfile.TemporaryDirectory | None = None
+
+    def __repr__(self) -> str:
+        return display.levels_text(self)
+
+    def _repr_html_(self) -> str:
+        return display.levels_html(self)
 
     def record(
         self,
@@ -146,9 +153,11 @@ class Levels(list[Level]):
         for record in self[level:] if level == -1 else self:
             if level in (-1, record.index):
                 return record
+        trained = [record.index for record in self]
+        advice = "" if trained else "None was trained yet: call `fit` first. "
         raise ValueError(
             "`level` must be a trained level, or -1 for the last. Trained: "
-            f"{[r.index for r in self]}. Received: level={level!r}"
+            f"{trained}. {advice}Received: level={level!r}"
         )
 
     def has(self, level: int) -> bool:

@@ -136,7 +136,12 @@ class _Cut:
 
     def __init__(self, pool: NDArray, count: int, where: str) -> None:
         if np.isnan(np.min(pool)):
-            raise ValueError(f"A score is NaN in {where}: cannot rank it.")
+            raise ValueError(
+                "`criterion` must give scores that can be ranked. Received: "
+                f"NaN in {where}. If the weights are finite, the criterion "
+                "divides by zero; else training diverged: set a smaller "
+                "learning rate."
+            )
         pool.partition(count - 1)
         self.threshold = pool[count - 1]
         # Among weights that equal the threshold the first by position go,

@@ -101,7 +101,8 @@ class Processes(concurrent.futures.Executor):
                     if attempt + 1 == self.attempts:
                         raise RuntimeError(
                             f"A job lost its process {self.attempts} times: "
-                            "it was killed, or ran out of memory."
+                            "it was killed, or ran out of memory. Give fewer "
+                            "`workers`; what was trained is not repeated."
                         ) from None
                     self._pools[slot] = self._pool(self._pools[slot].cores)
         except BaseException as error:

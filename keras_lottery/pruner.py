@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lottery import criteria, rewinding, schedules, state
+from keras_lottery import criteria, display, rewinding, schedules, state
 from keras_lottery import masks as masks_lib
 from keras_lottery.attachment import Attachment, check_masks
 from keras_lottery.callbacks import FitHooks
@@ -156,6 +156,12 @@ class LotteryTicketPruner:
                 f"round. Received: {name}={value!r}"
             )
         super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        return display.search_text(self)
+
+    def _repr_html_(self) -> str:
+        return display.search_html(self)
 
     # The algorithm.
 

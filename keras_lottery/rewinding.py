@@ -35,8 +35,8 @@ class RewindPoint:
     """
 
     step: int
-    weights: dict[str, NDArray]
-    optimizers: dict[str, dict[str, NDArray]]
+    weights: dict[str, NDArray] = dataclasses.field(repr=False)
+    optimizers: dict[str, dict[str, NDArray]] = dataclasses.field(repr=False)
 
     @classmethod
     def capture(

@@ -225,6 +225,7 @@ class Rates:
             raise ValueError(
                 "The model must have something to prune: a trainable kernel "
                 "of rank 2 or more that `rates` does not leave alone. "
+                "Unfreeze a layer or give one a rate. "
                 f"Received: model={model.name!r} with weights "
                 f"{[w.path for w in model.trainable_variables]}"
             )

@@ -106,7 +106,10 @@ class SearchState:
         """Refuses `find` where `fit` would be no round."""
         if self.pruner.is_paused:
             where = "while paused" if self.lent is None else "in `trained()`"
-            raise ValueError(f"`find` must not be called {where}.")
+            raise ValueError(
+                f"`find` must not be called {where}: call it after the `with` "
+                "block."
+            )
 
     def check_variables(self):
         """Refuses a model that gained or lost weights since it was wrapped."""

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import keras
 from numpy.typing import NDArray
 
-from keras_lottery import files, patterns, schedules
+from keras_lottery import display, files, patterns, schedules
 from keras_lottery import masks as masks_lib
 from keras_lottery.rewinding import RewindPoint, model_state
 from keras_lottery.scopes import check_model, find_kernels
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class Ticket:
     """(mask, rewind point): what has to be kept of a lottery search.
 
@@ -48,6 +48,12 @@ class Ticket:
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     trained: dict[str, NDArray] | None = None
     trained_optimizers: dict[str, dict[str, NDArray]] | None = None
+
+    def __repr__(self) -> str:
+        return display.ticket_text(self)
+
+    def _repr_html_(self) -> str:
+        return display.ticket_html(self)
 
     @property
     def density(self) -> float:

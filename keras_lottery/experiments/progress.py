@@ -4,6 +4,7 @@ import sys
 import time
 
 import tqdm.auto
+import tqdm.autonotebook
 
 
 class Silence:
@@ -47,13 +48,14 @@ class Progress(Silence):
         self._trained = self._found = 0
         self._running = []
         self._began = None
-        # In a notebook it is a widget, which needs no stream.
         default = self.stream is sys.stderr
-        self._bar = (tqdm.auto.tqdm if default else tqdm.std.tqdm)(
+        kind = tqdm.auto.tqdm if default else tqdm.std.tqdm
+        # In a notebook it is a widget; else it needs a terminal.
+        widget = default and tqdm.autonotebook.tqdm is not tqdm.std.tqdm
+        self._bar = kind(
             total=trainings * iterations,
             file=self.stream,
-            # Shown if the stream is a terminal.
-            disable=None,
+            disable=False if widget else None,
             unit=" steps",
             unit_scale=True,
             dynamic_ncols=True,

@@ -5,10 +5,13 @@ Rows of `results.csv`, a `pandas.DataFrame`, and curves for TensorBoard.
 
 import csv
 import dataclasses
+import functools
 import io
 import os
 
 from keras_lottery.backend import require_tensorflow
+
+from keras_lottery import display
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,25 @@ class Result:
 
 
 class Results(list):
-    """A list of `Result`, by trial, arm and level."""
+    """A list of `Result`, by trial, arm and level.
+
+    In a notebook it shows itself as a table and a chart.
+
+    Example:
+
+    ```python
+    results = Experiment(rounds=3).run("runs/digits")
+    results.choose("best").density
+    results.to_pandas()
+    results.plot().savefig("digits.png")
+    ```
+    """
+
+    def __repr__(self):
+        return display.results_text(self)
+
+    def _repr_html_(self):
+        return display.results_html(self)
 
     def choose(self, level="best", trial=0, arm="ticket"):
         """One level of one arm of one trial.
@@ -91,6 +112,30 @@ class Results(list):
 
         rows = [dataclasses.asdict(result) for result in self]
         return pandas.DataFrame(rows, columns=COLUMNS)
+
+    def plot(self, title=None):
+        """Test accuracy and early-stop iteration against density.
+
+        Points are means over trials; bars reach from the minimum to the
+        maximum.
+
+        Args:
+            title: optional str.
+
+        Returns:
+            A `matplotlib.figure.Figure`, which a notebook shows.
+
+        Raises:
+            ValueError: If nothing was trained.
+        """
+        from keras_lottery.report import charts, figures
+
+        if not self:
+            raise ValueError("There must be results to plot. Received: none")
+        figure = charts.accuracy_and_early_stop(self, title)
+        # A notebook shows by itself the figures of pyplot alone.
+        figure._repr_png_ = functools.partial(figures.render, figure, "png")
+        return figure
 
 
 COLUMNS = [field.name for field in dataclasses.fields(Result)]

@@ -92,7 +92,7 @@ class Figure:
     def files(self):
         """Dict, name of a file -> bytes."""
         return {
-            f"{self.name}.{kind}": _render(self.chart, kind)
+            f"{self.name}.{kind}": render(self.chart, kind)
             for kind in ("png", "svg")
         }
 
@@ -127,7 +127,7 @@ def against_density(results, path, title=None):
     """
     chart = charts.accuracy_and_early_stop(results, title)
     with files.atomic_file(path) as file:
-        file.write(_render(chart, str(path).rpartition(".")[2]))
+        file.write(render(chart, str(path).rpartition(".")[2]))
 
 
 def figures_of_run(measurements):
@@ -506,7 +506,7 @@ def _alt_of_series(title, results, column, scale):
     return f"Line chart, {title.lower()} against density. {' '.join(parts)}"
 
 
-def _render(chart, kind):
+def render(chart, kind):
     """A `matplotlib.figure.Figure` as the bytes of a `"png"` or an `"svg"`."""
     import matplotlib
 

@@ -9,16 +9,11 @@ import math
 
 import pandas
 
+from keras_lottery.display import percent
 from keras_lottery.report import html
 from keras_lottery.report.statistics import differences, series
 
 # Numbers as text.
-
-
-def percent(fraction, unit=" %"):
-    """A fraction with three digits: `"3.58 %"`, `"51.0 %"`, `"100 %"`."""
-    number = 100 * fraction
-    return f"{number:#.3g}{unit}" if number < 99.95 else f"{number:.0f}{unit}"
 
 
 def spread(values, form):
