@@ -8,6 +8,8 @@ in a directory of its own. It becomes `NAME.md`, with its figures beside it, and
 the notebook `NAME.ipynb`. A guide that fails ends the script.
 """
 
+import base64
+import itertools
 import pathlib
 import re
 import sys
@@ -16,7 +18,6 @@ import time
 
 import jupytext
 import nbclient
-import nbconvert
 import nbformat
 
 GUIDES = pathlib.Path(__file__).parent / "guides"
@@ -37,56 +38,84 @@ def render(path):
         path: `pathlib.Path` of the script.
     """
     notebook = jupytext.read(path, fmt="py:percent")
-    # Cells of text alone say in which language the code is.
     notebook.metadata["kernelspec"] = {
-        "name": "python3", "display_name": "Python 3", "language": "python",
-    }  # fmt: skip
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     with tempfile.TemporaryDirectory() as directory:
-        client = nbclient.NotebookClient(
+        nbclient.NotebookClient(
             notebook,
             timeout=300,
-            kernel_name="python3",
             resources={"metadata": {"path": directory}},
-        )
-        client.execute()
+        ).execute()
     for cell in notebook.cells:
-        clean(cell)
+        if cell.cell_type == "code":
+            cell.outputs = list(clean(cell.outputs))
     write_page(path, notebook)
     write_notebook(path, notebook)
 
 
-def clean(cell):
-    """Takes TensorFlow's noise out of a cell's outputs."""
-    kept = []
-    for output in cell.get("outputs", ()):
+def clean(outputs):
+    """Yields outputs without TensorFlow's noise, text that follows on text
+    as one."""
+    text = ""
+    for output in outputs:
         if output.output_type == "stream":
-            output.text = NOISE.sub("", output.text)
-            if not output.text.strip():
-                continue
-        kept.append(output)
-    if cell.cell_type == "code":
-        cell.outputs = kept
+            text += output.text
+            continue
+        yield from stream(text)
+        text = ""
+        yield output
+    yield from stream(text)
+
+
+def stream(text):
+    """Yields an output of text, if anything is left of it."""
+    # A bar is drawn over itself: what was drawn last is kept.
+    text = re.sub(r"[^\n]*\r", "", NOISE.sub("", text))
+    if text.strip():
+        yield nbformat.v4.new_output("stream", text=text)
 
 
 def write_page(path, notebook):
-    """Writes `NAME.md` and the figures in `NAME_files`."""
-    exporter = nbconvert.MarkdownExporter()
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
-    text, resources = exporter.from_notebook_node(
-        notebook,
-        {"unique_key": path.stem, "output_files_dir": f"{path.stem}_files"},
-    )
-    for name, content in resources["outputs"].items():
-        file = path.parent / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(content)
-    heading, _, rest = text.lstrip().partition("\n")
+    """Writes `NAME.md`, with its figures in `NAME_files`."""
+    title, *cells = notebook.cells
+    heading, _, text = title.source.partition("\n")
     links = (
-        f"[Notebook]({path.stem}.ipynb){{ download }} · "
+        f"[Notebook]({path.stem}.ipynb) · "
         f"[Script]({REPOSITORY}/docs/guides/{path.name})"
     )
-    page = f"{heading}\n\n{links}\n{rest}"
-    path.with_suffix(".md").write_text(page)
+    parts = [heading, links, text.strip()]
+    figures = itertools.count()
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            parts.append(cell.source)
+        else:
+            parts.append(f"```python\n{cell.source}\n```")
+            parts += [shown(o, path, figures) for o in cell.outputs]
+    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
+
+
+def shown(output, path, figures):
+    """An output as Markdown; a figure is written to a file."""
+    if output.output_type == "stream":
+        return fenced(output.text)
+    data = output.data
+    if "image/png" in data:
+        name = f"{path.stem}_files/{next(figures)}.png"
+        file = path.parent / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(base64.b64decode(data["image/png"]))
+        return f"![What the cell above draws]({name})"
+    if "text/html" in data:
+        return f'<div class="output">{data["text/html"]}</div>'
+    return fenced(data["text/plain"])
+
+
+def fenced(text):
+    """Text as a block that is told apart from code."""
+    return f"``` {{ .text .output .no-copy }}\n{text.rstrip()}\n```"
 
 
 def write_notebook(path, notebook):

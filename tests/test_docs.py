@@ -11,6 +11,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PACKAGES = ("", ".experiments", ".export", ".report", ".training", ".tuner")
+# In a message, what stands there for values.
+VALUES = r"`[^`]*`|'[^']*'|\.\.\.|\[|\]|\w+=\S+|\d+|Received:"
 NAV = re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
 
 
@@ -92,8 +94,7 @@ def test_the_messages_that_are_explained_are_given():
     given = "\n".join(messages())
     for message in quoted:
         message = " ".join(message.split())
-        # Without what stands there for values.
-        parts = re.split(r"`[^`]*`|'[^']*'|\.\.\.|\[|\]|=\S+|\d+", message)
+        parts = re.split(VALUES, message)
         parts = [part.strip(" .,:") for part in parts]
         parts = [part for part in parts if len(part) > 12]
         assert parts, message
