@@ -102,6 +102,8 @@ def shown(output, path, figures):
     if output.output_type == "stream":
         return fenced(output.text)
     data = output.data
+    if "application/vnd.jupyter.widget-view+json" in data:
+        return ""  # A progress bar, which is gone in the end.
     if "image/png" in data:
         name = f"{path.stem}_files/{next(figures)}.png"
         file = path.parent / name

@@ -21,7 +21,7 @@ from keras_lottery.experiments import Experiment
 
 experiment = Experiment(
     dataset="digits",
-    rounds=2,
+    rounds=1,
     iterations=100,
     eval_every=20,
     trials=2,
