@@ -23,12 +23,16 @@ import nbformat
 GUIDES = pathlib.Path(__file__).parent / "guides"
 REPOSITORY = "https://github.com/keras-lottery/keras-lottery/blob/main"
 INSTALL = "%pip install --quiet keras-lottery keras-hub"
+HOME = "/home/you/"
 # TensorFlow's announcements, of which a reader learns nothing.
 NOISE = re.compile(
     r"^(WARNING: All log messages|[IWE]0000|\d{4}-\d\d-\d\d .*(tensorflow|xla)"
+    r"|(INFO|WARNING):tensorflow|INFO: Created|Instructions for updating"
+    r"|This API was designed"
     r"|.*(cuda|CUDA|oneDNN|absl::InitializeLog|TF_CPP)).*\n?",
     re.MULTILINE,
 )
+WARNING = re.compile(r"^\S+\.py:\d+: (\w+Warning: .*\n)  .*\n", re.MULTILINE)
 
 
 def render(path):
@@ -51,18 +55,18 @@ def render(path):
         ).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = list(clean(cell.outputs))
+            cell.outputs = list(clean(cell.outputs, f"{directory}/"))
     write_page(path, notebook)
     write_notebook(path, notebook)
 
 
-def clean(outputs):
+def clean(outputs, directory):
     """Yields outputs without TensorFlow's noise, text that follows on text
-    as one."""
+    as one, and with paths of nobody's machine."""
     text = ""
     for output in outputs:
         if output.output_type == "stream":
-            text += output.text
+            text += output.text.replace(directory, HOME)
             continue
         yield from stream(text)
         text = ""
@@ -72,6 +76,8 @@ def clean(outputs):
 
 def stream(text):
     """Yields an output of text, if anything is left of it."""
+    # Of a warning, what it says without where it was given.
+    text = WARNING.sub(r"\1", text)
     # A bar is drawn over itself: what was drawn last is kept.
     text = re.sub(r"[^\n]*\r", "", NOISE.sub("", text))
     if text.strip():

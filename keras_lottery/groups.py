@@ -139,10 +139,10 @@ class _Finder:
             elif isinstance(rule, Linear):
                 (out,) = outputs
                 if not rule.elementwise:
-                    fixed.append((out, f"whose units `{call.name}` mixes"))
+                    fixed.append((out, _combined(call)))
                 found = self._linear_parts(call.layer, rule, out)
             else:
-                reason = f"whose units `{call.name}` mixes"
+                reason = _combined(call)
                 fixed += [(one, reason) for one in (*inputs, *outputs)]
                 continue
             for part in found:
@@ -214,3 +214,8 @@ def _joined(count, ties):
             np.minimum.at(labels, a, least)
             np.minimum.at(labels, b, least)
     return labels
+
+
+def _combined(call):
+    """Why the units of a call must all stay."""
+    return f"whose units must all stay, since `{call.name}` combines them"

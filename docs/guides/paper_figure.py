@@ -41,6 +41,12 @@ results
 results.plot("LeNet-300-100 on digits, 300 steps")
 
 # %% [markdown]
+# On the left, the ticket keeps its accuracy to densities at which the same
+# subnetwork from other weights, and a random one, have lost theirs. On the
+# right there is nothing to see yet: in 300 steps the validation loss does not
+# reach its minimum. The longer experiment on MNIST, below, shows that the
+# ticket also learns faster.
+#
 # The same numbers as a table of pandas, to look at in your own way:
 
 # %%
