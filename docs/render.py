@@ -22,7 +22,10 @@ import nbformat
 
 GUIDES = pathlib.Path(__file__).parent / "guides"
 REPOSITORY = "https://github.com/keras-lottery/keras-lottery/blob/main"
-INSTALL = "%pip install --quiet keras-lottery keras-hub"
+INSTALL = (
+    '%pip install --quiet "keras-lottery[dask] @ '
+    'git+https://github.com/keras-lottery/keras-lottery" keras-hub'
+)
 HOME = "/home/you/"
 # TensorFlow's announcements, of which a reader learns nothing.
 NOISE = re.compile(

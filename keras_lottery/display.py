@@ -195,7 +195,7 @@ def _arms(results):
 
 def _cells(results):
     """Dict, level -> dict, arm -> means of density and accuracy."""
-    cells: dict[int, dict[str, Any]] = {}
+    cells = {}
     for level in sorted({r.level for r in results}):
         cells[level] = {}
         for arm in _arms(results):

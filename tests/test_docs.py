@@ -1,7 +1,7 @@
 """The pages: the reference is complete, and what they say is in the code."""
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import pathlib
 import re
@@ -100,3 +100,21 @@ def test_the_messages_that_are_explained_are_given():
         assert parts, message
         for part in parts:
             assert part in given, f"{part!r} of {message!r}"
+
+
+def test_dead_links_are_found(tmp_path):
+    path = DOCS / "check_links.py"
+    spec = importlib.util.spec_from_file_location("check_links", path)
+    check_links = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(check_links)
+    own = "https://github.com/keras-lottery/keras-lottery/blob/main"
+    dead = ["none.html", "other/#nowhere", "x.png", f"{own}/none.py"]
+    alive = ["other/", "other/#here", "#top", f"{own}/README.md", "mailto:a@b"]
+    links = "".join(f'<a href="{link}">' for link in dead[:2] + alive)
+    links += f'<img src="{dead[2]}"><a href="{dead[3]}">'
+    (tmp_path / "index.html").write_text(f'<h1 id="top">{links}')
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/index.html").write_text('<p id="here"><a href="../">')
+    found = check_links.dead_links(tmp_path)
+    assert found == [("index.html", link) for link in dead]
+    assert check_links.dead_in_readme() == []
