@@ -9,9 +9,8 @@ import functools
 import io
 import os
 
-from keras_lottery.backend import require_tensorflow
-
 from keras_lottery import display
+from keras_lottery.backend import require_tensorflow
 
 
 @dataclasses.dataclass(frozen=True)
