@@ -75,7 +75,8 @@ f"{(answers.argmax(1) == y_test).mean():.1%} of the test set, from {file.path}"
 #
 # ## A server: whole units, and a smaller network
 #
-# Here a unit goes with everything that leads to it. `compact` builds the
+# Here a unit goes with everything that leads to it. (A warning says that the
+# output layer stays whole: its units are the classes.) `compact` builds the
 # network without the units that are gone. Its answers are the same.
 
 # %%

@@ -80,7 +80,7 @@ class Denoiser(keras.Model):
             loss = tf.reduce_mean((self(noisy, training=True) - data) ** 2)
         weights = self.trainable_variables
         self.optimizer.apply(tape.gradient(loss, weights), weights)
-        return {"loss": loss}
+        return {"error": loss}
 
 
 model = keras_lottery.wrap(Denoiser(), rate=0.5, rounds=2)
@@ -88,7 +88,8 @@ model.compile("adam")
 flat = image.reshape(-1, 64)
 for _ in range(3):  # levels 0, 1 and 2
     model.fit(flat, epochs=2, verbose=0)
-isinstance(model, Denoiser), model.lottery.levels
+assert isinstance(model, Denoiser)
+model.lottery.levels
 
 # %% [markdown]
 # With `rounds=2` the third `fit` trains the ticket and leaves it trained. A
