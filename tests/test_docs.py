@@ -61,7 +61,7 @@ def test_every_page_is_in_the_navigation_once():
         if path.with_suffix(".py") not in DOCS.glob("guides/*.py")
     }
     guides = {f"guides/{path.stem}.md" for path in DOCS.glob("guides/*.py")}
-    assert len(guides) == 9
+    assert len(guides) >= 9
     assert sorted(NAV) == sorted(pages | guides)
 
 
