@@ -243,6 +243,7 @@ class Bench:
 
     def _key(self, arm, level):
         settings = dict(self._settings)
+        settings["backend"] = self._backend_for(arm, level)
         if ARMS[arm].train:
             settings["trained_by"] = arm
         return training_key(
@@ -250,6 +251,11 @@ class Bench:
             self.start(arm, level),
             [self.seed("split"), self.seed("order")],
         )
+
+    def _backend_for(self, arm, level):
+        """What trains a level, which depends on how sparse it is."""
+        masks = self.start(arm, level).masks.values()
+        return self._loop.backend_for(sum(map(np.count_nonzero, masks)))
 
     def train(self, arm, level, progress=None):
         """Trains one level of one arm.
@@ -272,6 +278,9 @@ class Bench:
             training = self._train(rewind_to, progress)
         record = self._measure(training, start)
         record["seconds"] = time.perf_counter() - began
+        # Other libraries train by a `fit` of their own.
+        by_loop = not ARMS[arm].train
+        record["backend"] = self._backend_for(arm, level) if by_loop else "fit"
         ticket = None
         if ARMS[arm].chain:
             ticket = Ticket(

@@ -18,8 +18,16 @@ from absl import logging
 
 from keras_lottery import tracing
 from keras_lottery.training.compiled import COMPILED, batch_indices
+from keras_lottery.training.sparse_rule import OR, SPARSE
 
-BACKENDS = ("auto", "measure", *COMPILED, "fit")
+BACKENDS = (
+    "auto",
+    "measure",
+    *COMPILED,
+    SPARSE,
+    *(OR + name for name in COMPILED),
+    "fit",
+)
 
 # What XLA compiles into fast code on every device. An operation that is not
 # named here counts as unknown.

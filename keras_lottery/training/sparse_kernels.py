@@ -1,0 +1,939 @@
+"""Numba kernels: steps and evaluations that touch surviving weights alone.
+
+A network is a chain of dense layers. All of its trained numbers lie in one
+flat array, `theta`: the surviving weights of each kernel, output by output,
+and its biases. Slots of the optimizer and gradients lie in arrays like it.
+
+Activations are stored unit by unit, `LANES` examples of a unit next to each
+other. So a weight is multiplied with a whole vector of examples, and what is
+irregular about a sparse kernel, the index of the input, is looked up once for
+all of them. More examples than that are several tiles, one after the other.
+
+Every thread runs the same function, on a share of each phase of a step, and
+meets the others at barriers. A number is always computed by one thread, in an
+order that does not depend on how the work is shared, from operations whose
+rounding IEEE 754 defines (a fused multiply-add is asked for where it is
+wanted). So the same bits come of any number of threads.
+
+Vectors of a fixed length are LLVM's own, reached by Numba intrinsics: an
+innermost loop over 64 examples would be vectorised, but its sums would go
+through memory.
+"""
+
+import math
+import typing
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+# Examples in a vector: four registers of AVX-512 in float32.
+LANES = 64
+
+# Activations, of which the derivative follows from the value.
+LINEAR, RELU, LEAKY_RELU, ELU, TANH, SIGMOID = range(6)
+# Losses, by what they are computed from.
+SPARSE_SOFTMAX, SOFTMAX, BINARY, SQUARED = range(4)
+# Accuracies.
+NONE, SPARSE_CLASS, CLASS, THRESHOLD = range(4)
+# Updates.
+SGD, MOMENTUM, NESTEROV, ADAM = range(4)
+# Clipping.
+UNCLIPPED, BY_VALUE, BY_NORM, BY_GLOBAL_NORM = range(4)
+
+
+class Network(typing.NamedTuple):
+    """A chain of layers as arrays.
+
+    Attributes:
+        units: units of the input and of each layer.
+        units_at: where those begin among all units.
+        starts: where each output's weights begin in `theta`: for each layer
+            one number for each output, and the end.
+        starts_at: where each layer's begin in `starts`.
+        columns: of each number of `theta`, the input of the weight.
+        biases_at: where each layer's biases begin in `theta`.
+        biased: of each unit but the inputs, whether its bias is trained.
+        in_starts: where each input's weights begin in `in_rows`; likewise.
+        in_starts_at: where each layer's begin in `in_starts`.
+        in_rows: input by input, the output of each weight.
+        in_places: likewise, where the weight is in `theta`.
+        activations: of each layer.
+        slopes: of each layer's activation, for negative values.
+    """
+
+    units: np.ndarray
+    units_at: np.ndarray
+    starts: np.ndarray
+    starts_at: np.ndarray
+    columns: np.ndarray
+    biases_at: np.ndarray
+    biased: np.ndarray
+    in_starts: np.ndarray
+    in_starts_at: np.ndarray
+    in_rows: np.ndarray
+    in_places: np.ndarray
+    activations: np.ndarray
+    slopes: np.ndarray
+
+
+class Shares(typing.NamedTuple):
+    """Which part of each phase is which thread's.
+
+    Attributes:
+        outputs: array (layers, threads + 1), of the outputs of each layer.
+        inputs: array (layers, threads + 1), of the inputs of each layer.
+        counter: of arrivals at barriers.
+    """
+
+    outputs: np.ndarray
+    inputs: np.ndarray
+    counter: np.ndarray
+
+
+class Recipe(typing.NamedTuple):
+    """What a step does with outputs and with gradients.
+
+    Attributes:
+        loss: int.
+        update: int.
+        clipping: int.
+        numbers: of the dtype of the network: the limit of the clipping,
+            momentum or beta_1's complement, beta_2's complement, epsilon.
+        penalised: whether any variable has a penalty.
+        l1, l2: the penalties of each variable: of each layer its kernel, and
+            its bias.
+        decays: likewise, the decay of weights in a step of rate 1.
+    """
+
+    loss: int
+    update: int
+    clipping: int
+    numbers: np.ndarray
+    penalised: bool
+    l1: np.ndarray
+    l2: np.ndarray
+    decays: np.ndarray
+
+
+class State(typing.NamedTuple):
+    """What a step changes.
+
+    Attributes:
+        theta: what is trained.
+        first, second: slots like it, of which an optimizer may use none.
+        gradients: likewise, of the last step.
+    """
+
+    theta: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    gradients: np.ndarray
+
+
+class Buffers(typing.NamedTuple):
+    """What a step leaves to the next phase.
+
+    Attributes:
+        values: tile by tile, those of all units.
+        deltas: likewise, the derivatives of the loss, without the inputs'.
+        losses: of each example of a batch.
+        squares: a row for each unit but the inputs: the sum of the squares
+            of the gradients of its weights, and that of its bias.
+        penalties: of each unit but the inputs, the penalty of its weights.
+        scales: a row for each thread: what clipping multiplies the gradients
+            of each variable with.
+    """
+
+    values: np.ndarray
+    deltas: np.ndarray
+    losses: np.ndarray
+    squares: np.ndarray
+    penalties: np.ndarray
+    scales: np.ndarray
+
+
+# Vectors.
+
+
+class Vector(types.Type):
+    """`LANES` numbers of a dtype."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(name=f"Vector({dtype}, {LANES})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, _vector_of(kind.dtype))
+
+
+def _element(dtype):
+    return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
+
+
+def _vector_of(dtype, lanes=LANES):
+    return ir.VectorType(_element(dtype), lanes)
+
+
+def _pointer(context, builder, kind, array, index):
+    """The address of a number, whose index is not negative."""
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.gep(data, [index])
+
+
+def _as_vector(builder, pointer, dtype):
+    return builder.bitcast(pointer, ir.PointerType(_vector_of(dtype)))
+
+
+def _spread(builder, value, dtype):
+    one = ir.Constant(_vector_of(dtype), ir.Undefined)
+    one = builder.insert_element(one, value, ir.Constant(ir.IntType(32), 0))
+    return _shuffled(builder, one, [0] * LANES)
+
+
+def _shuffled(builder, vector, lanes):
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
+    other = ir.Constant(vector.type, ir.Undefined)
+    return builder.shuffle_vector(vector, other, mask)
+
+
+def _fused(builder, dtype, *operands):
+    kind, bits = operands[0].type, _element(dtype).intrinsic_name
+    function = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(kind, [kind] * 3),
+        f"llvm.fma.v{LANES}{bits}",
+    )
+    return builder.call(function, operands)
+
+
+def _halved_sum(builder, vector, lanes=LANES):
+    """The sum of all lanes, halves added to halves."""
+    while lanes > 1:
+        lanes //= 2
+        low = _shuffled(builder, vector, list(range(lanes)))
+        high = _shuffled(builder, vector, list(range(lanes, 2 * lanes)))
+        vector = builder.fadd(low, high)
+    return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+
+@intrinsic
+def item(typing_context, array, index):
+    """`array[index]`, of an index that is not negative."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = _pointer(context, builder, array, *arguments)
+        return builder.load(pointer)
+
+    return array.dtype(array, types.int64), generate
+
+
+@intrinsic
+def load(typing_context, array, index):
+    """The vector that begins at an index."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = _pointer(context, builder, array, *arguments)
+        pointer = _as_vector(builder, pointer, array.dtype)
+        return builder.load(pointer, align=array.dtype.bitwidth // 8)
+
+    return Vector(array.dtype)(array, types.int64), generate
+
+
+@intrinsic
+def store(typing_context, array, index, vector):
+    """Stores a vector from an index on."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = _pointer(context, builder, array, *arguments[:2])
+        pointer = _as_vector(builder, pointer, array.dtype)
+        builder.store(arguments[2], pointer, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, vector), generate
+
+
+@intrinsic
+def spread(typing_context, value):
+    """A vector that has a number in every lane."""
+
+    def generate(context, builder, signature, arguments):
+        return _spread(builder, arguments[0], value)
+
+    return Vector(value)(value), generate
+
+
+@intrinsic
+def zeros(typing_context, array):
+    """A vector of zeros, of the dtype of an array."""
+
+    def generate(context, builder, signature, arguments):
+        return ir.Constant(_vector_of(array.dtype), None)
+
+    return Vector(array.dtype)(array), generate
+
+
+@intrinsic
+def add(typing_context, a, b):
+    """a + b."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.fadd(*arguments)
+
+    return a(a, b), generate
+
+
+@intrinsic
+def add_product(typing_context, number, vector, to):
+    """to + number * vector, rounded once."""
+
+    def generate(context, builder, signature, arguments):
+        factor = _spread(builder, arguments[0], number)
+        return _fused(builder, number, factor, *arguments[1:])
+
+    return to(number, vector, to), generate
+
+
+@intrinsic
+def total(typing_context, vector):
+    """The sum of the lanes of a vector."""
+
+    def generate(context, builder, signature, arguments):
+        return _halved_sum(builder, arguments[0])
+
+    return vector.dtype(vector), generate
+
+
+@intrinsic
+def dot(typing_context, a, b):
+    """The sum of the products of the lanes of two vectors."""
+
+    def generate(context, builder, signature, arguments):
+        return _halved_sum(builder, builder.fmul(*arguments))
+
+    return a.dtype(a, b), generate
+
+
+@intrinsic
+def rectified(typing_context, vector):
+    """Zero where a vector is negative; NaN stays."""
+
+    def generate(context, builder, signature, arguments):
+        zero = ir.Constant(arguments[0].type, None)
+        negative = builder.fcmp_ordered("<", arguments[0], zero)
+        return builder.select(negative, zero, arguments[0])
+
+    return vector(vector), generate
+
+
+@intrinsic
+def where_positive(typing_context, condition, vector):
+    """A vector, with zero where another is not positive."""
+
+    def generate(context, builder, signature, arguments):
+        zero = ir.Constant(arguments[0].type, None)
+        positive = builder.fcmp_ordered(">", arguments[0], zero)
+        return builder.select(positive, arguments[1], zero)
+
+    return vector(condition, vector), generate
+
+
+# Threads.
+
+
+@intrinsic
+def _arrive(typing_context, counter):
+    """Adds one to a counter, and returns what it was."""
+
+    def generate(context, builder, signature, arguments):
+        zero = ir.Constant(ir.IntType(64), 0)
+        pointer = _pointer(context, builder, counter, arguments[0], zero)
+        one = ir.Constant(ir.IntType(64), 1)
+        return builder.atomic_rmw("add", pointer, one, "seq_cst")
+
+    return types.int64(counter), generate
+
+
+@intrinsic
+def _arrived(typing_context, counter):
+    """What a counter is now."""
+
+    def generate(context, builder, signature, arguments):
+        zero = ir.Constant(ir.IntType(64), 0)
+        pointer = _pointer(context, builder, counter, arguments[0], zero)
+        return builder.load_atomic(pointer, "seq_cst", 8)
+
+    return types.int64(counter), generate
+
+
+@intrinsic
+def _give_way(typing_context):
+    """Lets other threads of the machine run."""
+
+    def generate(context, builder, signature, arguments):
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.IntType(32), []), "sched_yield"
+        )
+        builder.call(function, [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+_kernel = njit(cache=True, nogil=True, error_model="numpy")
+# About ten microseconds, more than a phase of a small network lasts.
+_SPINS = 5_000
+
+
+@_kernel
+def _wait(counter, threads):
+    """Returns when all threads have come here."""
+    if threads == 1:
+        return
+    ticket = _arrive(counter)
+    expected = (ticket // threads + 1) * threads
+    spins = 0
+    while _arrived(counter) < expected:
+        spins += 1
+        if spins > _SPINS:
+            _give_way()
+
+
+# Phases.
+
+
+@_kernel
+def _transpose(x, features, rows, at, values, to, first, last):
+    """Puts features `first` to `last` of examples where the layers want them.
+
+    Args:
+        x: flat array, example by example.
+        rows: the examples, `LANES` of them from `at` on.
+    """
+    for lane in range(LANES):
+        row = rows[at + lane] * features
+        for feature in range(first, last):
+            values[to + LANES * feature + lane] = x[row + feature]
+
+
+@_kernel
+def _gather(network, x, rows, at, values, to, first, last):
+    """Transposes the features that any weight takes, sixteen at a time."""
+    for begin in range(first, last, 16):
+        end = min(begin + 16, last)
+        if network.in_starts[begin] < network.in_starts[end]:
+            _transpose(x, network.units[0], rows, at, values, to, begin, end)
+
+
+@_kernel
+def _activate(values, at, kind, slope):
+    for i in range(at, at + LANES):
+        value = values[i]
+        if kind == LEAKY_RELU:
+            if value < 0:
+                values[i] = slope * value
+        elif kind == ELU:
+            if value < 0:
+                values[i] = slope * math.expm1(value)
+        elif kind == TANH:
+            values[i] = math.tanh(value)
+        elif kind == SIGMOID:
+            values[i] = 1 / (1 + math.exp(-value))
+
+
+@_kernel
+def _derivative(kind, slope, value):
+    """The derivative of an activation, from its value."""
+    if kind == RELU:
+        return 1.0 if value > 0 else 0.0
+    if kind == LEAKY_RELU:
+        return slope if value < 0 else 1.0
+    if kind == ELU:
+        return value + slope if value < 0 else 1.0
+    if kind == TANH:
+        return 1.0 - value * value
+    if kind == SIGMOID:
+        return value * (1.0 - value)
+    return 1.0
+
+
+@_kernel
+def _forward(network, layer, theta, inputs, inputs_at, values, at, first, last):
+    """Outputs `first` to `last` of a layer, on one tile."""
+    starts_at, bias_at = network.starts_at[layer], network.biases_at[layer]
+    kind, columns = network.activations[layer], network.columns
+    for output in range(first, last):
+        begin = item(network.starts, starts_at + output)
+        end = item(network.starts, starts_at + output + 1)
+        # Two sums, since a product can begin before an addition ends.
+        even, odd = spread(item(theta, bias_at + output)), zeros(theta)
+        middle = begin + (end - begin) // 2 * 2
+        for k in range(begin, middle, 2):
+            one = load(inputs, inputs_at + LANES * item(columns, k))
+            two = load(inputs, inputs_at + LANES * item(columns, k + 1))
+            even = add_product(item(theta, k), one, even)
+            odd = add_product(item(theta, k + 1), two, odd)
+        if middle < end:
+            one = load(inputs, inputs_at + LANES * item(columns, middle))
+            even = add_product(item(theta, middle), one, even)
+        even, place = add(even, odd), at + LANES * output
+        if kind == RELU:
+            even = rectified(even)
+        store(values, place, even)
+        if kind > RELU:
+            _activate(values, place, kind, network.slopes[layer])
+
+
+@_kernel
+def _backward(
+    network, layer, theta, deltas, at, values, shift, to, first, last
+):
+    """The derivatives by inputs `first` to `last` of a layer, on one tile.
+
+    Args:
+        at: where those by its outputs are in `deltas`.
+        shift: how much further a unit is in `values` than in `deltas`, apart
+            from the inputs of its own tile.
+        to: where the result goes in `deltas`.
+    """
+    starts_at = network.in_starts_at[layer]
+    kind, slope = network.activations[layer - 1], network.slopes[layer - 1]
+    rows, places = network.in_rows, network.in_places
+    skipped = shift + LANES * network.units[0]
+    for unit in range(first, last):
+        begin = item(network.in_starts, starts_at + unit)
+        end = item(network.in_starts, starts_at + unit + 1)
+        even, odd = zeros(theta), zeros(theta)
+        middle = begin + (end - begin) // 2 * 2
+        for k in range(begin, middle, 2):
+            one = load(deltas, at + LANES * item(rows, k))
+            two = load(deltas, at + LANES * item(rows, k + 1))
+            even = add_product(item(theta, item(places, k)), one, even)
+            odd = add_product(item(theta, item(places, k + 1)), two, odd)
+        if middle < end:
+            one = load(deltas, at + LANES * item(rows, middle))
+            even = add_product(item(theta, item(places, middle)), one, even)
+        even, place = add(even, odd), to + LANES * unit
+        if kind == RELU:
+            even = where_positive(load(values, skipped + place), even)
+        store(deltas, place, even)
+        if kind > RELU:
+            for i in range(place, place + LANES):
+                deltas[i] *= _derivative(kind, slope, values[skipped + i])
+
+
+@_kernel
+def _gradients(
+    network, layer, state, values, inputs_at, deltas, at, first, last, again
+):
+    """The gradients of the weights of outputs `first` to `last`, by one tile.
+
+    They are added to what is there if `again`.
+    """
+    starts_at, bias_at = network.starts_at[layer], network.biases_at[layer]
+    gradients, columns = state.gradients, network.columns
+    unit_at = network.units_at[layer + 1] - network.units[0]
+    for output in range(first, last):
+        begin = item(network.starts, starts_at + output)
+        end = item(network.starts, starts_at + output + 1)
+        delta = load(deltas, at + LANES * output)
+        for k in range(begin, end):
+            column = inputs_at + LANES * item(columns, k)
+            gradient = dot(delta, load(values, column))
+            gradients[k] = gradients[k] + gradient if again else gradient
+        k = bias_at + output
+        if network.biased[unit_at + output]:
+            gradient = total(delta)
+            gradients[k] = gradients[k] + gradient if again else gradient
+        else:
+            gradients[k] = 0
+
+
+@_kernel
+def _finish(network, layer, recipe, state, buffers, first, last):
+    """Adds what regularizers do, and sums what clipping needs."""
+    starts_at, bias_at = network.starts_at[layer], network.biases_at[layer]
+    unit_at = network.units_at[layer + 1] - network.units[0]
+    kernel, bias = 2 * layer, 2 * layer + 1
+    if recipe.penalised:
+        for output in range(first, last):
+            begin = network.starts[starts_at + output]
+            end = network.starts[starts_at + output + 1]
+            penalty = _penalise(recipe, state, kernel, begin, end)
+            k = bias_at + output
+            penalty += _penalise(recipe, state, bias, k, k + 1)
+            buffers.penalties[unit_at + output] = penalty
+    if recipe.clipping >= BY_NORM:
+        for output in range(first, last):
+            begin = network.starts[starts_at + output]
+            end = network.starts[starts_at + output + 1]
+            k = bias_at + output
+            squares = buffers.squares[unit_at + output]
+            squares[0] = _squares(state.gradients, begin, end)
+            squares[1] = _squares(state.gradients, k, k + 1)
+
+
+@_kernel
+def _penalise(recipe, state, variable, first, last):
+    l1, l2, penalty = recipe.l1[variable], recipe.l2[variable], 0.0
+    for k in range(first, last):
+        weight = state.theta[k]
+        sign = (weight > 0) - (weight < 0)
+        state.gradients[k] += 2 * l2 * weight + l1 * sign
+        penalty += l2 * weight * weight + l1 * abs(weight)
+    return penalty
+
+
+@_kernel
+def _squares(array, first, last):
+    squares = 0.0
+    for k in range(first, last):
+        squares += array[k] * float(array[k])
+    return squares
+
+
+# Losses.
+
+
+@_kernel
+def _loss(kind, values, at, units, targets, row):
+    """The loss of an example, whose first output is at an index."""
+    loss, stop = 0.0, at + LANES * units
+    if kind == SQUARED:
+        for unit in range(units):
+            error = float(values[at + LANES * unit]) - targets[row, unit]
+            loss += error * error
+        return loss / units
+    if kind == BINARY:
+        for unit in range(units):
+            z = float(values[at + LANES * unit])
+            loss += max(z, 0.0) - z * targets[row, unit]
+            loss += math.log1p(math.exp(-abs(z)))
+        return loss / units
+    summed = _log_of_sum(values, at, stop)
+    if kind == SPARSE_SOFTMAX:
+        return summed - values[at + LANES * int(targets[row, 0])]
+    for unit in range(units):
+        loss += targets[row, unit] * (summed - values[at + LANES * unit])
+    return loss
+
+
+@_kernel
+def _log_of_sum(values, at, stop):
+    """The logarithm of the sum of the exponentials of outputs."""
+    highest, summed = values[at], 0.0
+    for i in range(at, stop, LANES):
+        highest = max(highest, values[i])
+    for i in range(at, stop, LANES):
+        summed += math.exp(values[i] - highest)
+    return math.log(summed) + highest
+
+
+@_kernel
+def _loss_deltas(
+    kind, activation, slope, values, at, deltas, to, units, targets, row, scale
+):
+    """The derivatives of `scale` times the loss of an example."""
+    if kind <= SOFTMAX:
+        summed = _log_of_sum(values, at, at + LANES * units)
+        for unit in range(units):
+            z = values[at + LANES * unit]
+            deltas[to + LANES * unit] = scale * math.exp(z - summed)
+        if kind == SPARSE_SOFTMAX:
+            deltas[to + LANES * int(targets[row, 0])] -= scale
+        else:
+            for unit in range(units):
+                deltas[to + LANES * unit] -= scale * targets[row, unit]
+        return
+    scale = scale / units
+    for unit in range(units):
+        value = float(values[at + LANES * unit])
+        if kind == BINARY:
+            value = 1 / (1 + math.exp(-value)) - targets[row, unit]
+        else:
+            inner = _derivative(activation, slope, value)
+            value = 2 * (value - targets[row, unit]) * inner
+        deltas[to + LANES * unit] = scale * value
+
+
+@_kernel
+def _accuracy(kind, threshold, values, at, units, targets, row):
+    """How much of an example is predicted right, from 0 to 1."""
+    if kind == THRESHOLD:
+        right = 0
+        for unit in range(units):
+            positive = values[at + LANES * unit] > threshold
+            right += positive == targets[row, unit]
+        return right / units
+    best = 0
+    for unit in range(1, units):
+        if values[at + LANES * unit] > values[at + LANES * best]:
+            best = unit
+    if kind == SPARSE_CLASS:
+        return 1.0 if best == targets[row, 0] else 0.0
+    target = 0
+    for unit in range(1, units):
+        if targets[row, unit] > targets[row, target]:
+            target = unit
+    return 1.0 if best == target else 0.0
+
+
+# Updates.
+
+
+@_kernel
+def _set_scales(network, recipe, squares, scales):
+    """What gradients are multiplied with, a number for each variable."""
+    limit, everything = float(recipe.numbers[0]), 0.0
+    unit = 0
+    for layer in range(len(network.activations)):
+        kernel = bias = 0.0
+        for _ in range(network.units[layer + 1]):
+            kernel += squares[unit, 0]
+            bias += squares[unit, 1]
+            unit += 1
+        scales[2 * layer] = limit / max(math.sqrt(kernel), limit)
+        scales[2 * layer + 1] = limit / max(math.sqrt(bias), limit)
+        everything += kernel + bias
+    if recipe.clipping == BY_GLOBAL_NORM:
+        norm = math.sqrt(everything)
+        scales[:] = limit * min(1 / norm, 1 / limit) + (norm - norm)
+
+
+@_kernel
+def _update(recipe, state, variable, scale, rate, alpha, first, last):
+    """Updates numbers `first` to `last` of `theta`, all of one variable."""
+    theta, gradients = state.theta, state.gradients
+    limit = recipe.numbers[0]
+    if recipe.clipping == BY_VALUE:
+        for k in range(first, last):
+            gradients[k] = min(max(gradients[k], -limit), limit)
+    elif recipe.clipping:
+        for k in range(first, last):
+            gradients[k] *= scale
+    decay = recipe.decays[variable]
+    if decay:
+        for k in range(first, last):
+            theta[k] -= theta[k] * decay * rate
+    m, v, keep = state.first, state.second, recipe.numbers[1]
+    if recipe.update == ADAM:
+        square_keep, epsilon = recipe.numbers[2], recipe.numbers[3]
+        for k in range(first, last):
+            gradient = gradients[k]
+            m[k] += (gradient - m[k]) * keep
+            v[k] += (gradient * gradient - v[k]) * square_keep
+            theta[k] -= m[k] * alpha / (np.sqrt(v[k]) + epsilon)
+    elif recipe.update == SGD:
+        for k in range(first, last):
+            theta[k] -= gradients[k] * rate
+    else:
+        for k in range(first, last):
+            m[k] = m[k] * keep - gradients[k] * rate
+        if recipe.update == MOMENTUM:
+            for k in range(first, last):
+                theta[k] += m[k]
+        else:
+            for k in range(first, last):
+                theta[k] += m[k] * keep - gradients[k] * rate
+
+
+# What is called.
+
+
+@_kernel
+def train(
+    thread, network, shares, recipe, state, buffers, x, targets, rows, batch,
+    rates, alphas,
+):  # fmt: skip
+    """One thread's share of as many steps as there are rates.
+
+    Args:
+        thread: int, from 0.
+        network: `Network`.
+        shares: `Shares`.
+        recipe: `Recipe`.
+        state: `State`.
+        buffers: `Buffers`.
+        x: flat array of the inputs, example by example.
+        targets: array, a row an example.
+        rows: array, a row a step: the examples, the first of which stands in
+            for those that fill the last tile.
+        batch: int, how many of these are not to fill it.
+        rates: array, the learning rate of each step.
+        alphas: likewise, Adam's, corrected for its bias.
+
+    Returns:
+        Float, the sum of the losses of all steps, of thread 0.
+    """
+    threads, layers = shares.outputs.shape[1] - 1, len(network.activations)
+    features, units = network.units[0], network.units_at[layers + 1]
+    tiles, last_layer = rows.shape[1] // LANES, layers - 1
+    values, deltas = buffers.values, buffers.deltas
+    scales, all_losses = buffers.scales[thread], 0.0
+    for step in range(len(rates)):
+        blocks = (features + 15) // 16
+        first = blocks * thread // threads * 16
+        last = min(blocks * (thread + 1) // threads * 16, features)
+        for tile in range(tiles):
+            place = LANES * tile * units
+            _gather(
+                network, x, rows[step], LANES * tile, values, place, first, last
+            )
+        _wait(shares.counter, threads)
+
+        for layer in range(layers):
+            first = shares.outputs[layer, thread]
+            last = shares.outputs[layer, thread + 1]
+            for tile in range(tiles):
+                here = tile * units
+                place = LANES * (here + network.units_at[layer])
+                to = LANES * (here + network.units_at[layer + 1])
+                _forward(
+                    network, layer, state.theta, values, place, values, to,
+                    first, last,
+                )  # fmt: skip
+            _wait(shares.counter, threads)
+
+        first = batch * thread // threads
+        last = batch * (thread + 1) // threads
+        for example in range(first, last):
+            tile, lane = example // LANES, example % LANES
+            to = tile * (units - features)
+            to = LANES * (to + network.units_at[last_layer + 1] - features)
+            place = LANES * (tile * units + network.units_at[last_layer + 1])
+            row = rows[step, example]
+            buffers.losses[example] = _loss(
+                recipe.loss, values, place + lane, network.units[layers],
+                targets, row,
+            )  # fmt: skip
+            _loss_deltas(
+                recipe.loss, network.activations[last_layer],
+                network.slopes[last_layer], values, place + lane, deltas,
+                to + lane, network.units[layers], targets, row, 1 / batch,
+            )  # fmt: skip
+        _wait(shares.counter, threads)
+
+        for layer in range(last_layer, 0, -1):
+            first = shares.inputs[layer, thread]
+            last = shares.inputs[layer, thread + 1]
+            for tile in range(tiles):
+                here = tile * (units - features) - features
+                place = LANES * (here + network.units_at[layer + 1])
+                to = LANES * (here + network.units_at[layer])
+                shift = LANES * tile * features
+                _backward(
+                    network, layer, state.theta, deltas, place, values, shift,
+                    to, first, last,
+                )  # fmt: skip
+            _wait(shares.counter, threads)
+
+        for layer in range(layers):
+            first = shares.outputs[layer, thread]
+            last = shares.outputs[layer, thread + 1]
+            for tile in range(tiles):
+                here = tile * (units - features) - features
+                place = LANES * (here + network.units_at[layer + 1])
+                inputs = LANES * (tile * units + network.units_at[layer])
+                _gradients(
+                    network, layer, state, values, inputs, deltas, place,
+                    first, last, tile > 0,
+                )  # fmt: skip
+            _finish(network, layer, recipe, state, buffers, first, last)
+        if recipe.clipping >= BY_NORM:
+            _wait(shares.counter, threads)
+            _set_scales(network, recipe, buffers.squares, scales)
+        for layer in range(layers):
+            first = shares.outputs[layer, thread]
+            last = shares.outputs[layer, thread + 1]
+            starts_at, at = network.starts_at[layer], network.biases_at[layer]
+            _update(
+                recipe, state, 2 * layer, scales[2 * layer], rates[step],
+                alphas[step], network.starts[starts_at + first],
+                network.starts[starts_at + last],
+            )  # fmt: skip
+            _update(
+                recipe, state, 2 * layer + 1, scales[2 * layer + 1],
+                rates[step], alphas[step], at + first, at + last,
+            )  # fmt: skip
+        _wait(shares.counter, threads)
+        if thread == 0:
+            for example in range(batch):
+                all_losses += buffers.losses[example] / batch
+            if recipe.penalised:
+                for penalty in buffers.penalties:
+                    all_losses += penalty
+    return all_losses
+
+
+@_kernel
+def evaluate(
+    network, loss, accuracy, threshold, theta, x, tiles, targets, values,
+    first, last, measured,
+):  # fmt: skip
+    """Evaluates tiles `first` to `last` of a set.
+
+    Args:
+        network: `Network`.
+        loss: int.
+        accuracy: int.
+        threshold: float, above which an output says yes.
+        theta: array.
+        x: flat array of the inputs, example by example.
+        tiles: flat array of the inputs as `transpose` returns it, or empty.
+        targets: array, a row an example.
+        values: array for the units of one tile, this thread's own.
+        measured: array, a row a tile: its losses' sum, and its accuracies'.
+    """
+    layers, features = len(network.activations), network.units[0]
+    outputs = network.units[layers]
+    rows = np.empty(LANES, np.int64)
+    for tile in range(first, last):
+        begin = tile * LANES
+        end = min(begin + LANES, len(targets))
+        if len(tiles) == 0:
+            for lane in range(LANES):
+                rows[lane] = min(begin + lane, end - 1)
+            _gather(network, x, rows, 0, values, 0, 0, features)
+        for layer in range(layers):
+            place = LANES * network.units_at[layer]
+            to = LANES * network.units_at[layer + 1]
+            count = network.units[layer + 1]
+            if layer == 0 and len(tiles):
+                place = LANES * tile * features
+                _forward(
+                    network, layer, theta, tiles, place, values, to, 0, count
+                )
+            else:
+                _forward(
+                    network, layer, theta, values, place, values, to, 0, count
+                )
+        at = LANES * network.units_at[layers]
+        measured[tile] = 0
+        for row in range(begin, end):
+            place = at + row - begin
+            measured[tile, 0] += _loss(
+                loss, values, place, outputs, targets, row
+            )
+            if accuracy:
+                measured[tile, 1] += _accuracy(
+                    accuracy, threshold, values, place, outputs, targets, row
+                )
+
+
+@_kernel
+def transpose(x, features, size, tiles):
+    """Fills `tiles` with all examples, for `evaluate`."""
+    rows = np.empty(LANES, np.int64)
+    for begin in range(0, size, LANES):
+        for lane in range(LANES):
+            rows[lane] = min(begin + lane, size - 1)
+        for feature in range(0, features, 16):
+            _transpose(
+                x, features, rows, 0, tiles, begin * features, feature,
+                min(feature + 16, features),
+            )  # fmt: skip
