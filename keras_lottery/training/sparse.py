@@ -62,7 +62,7 @@ class SparseSteps:
         self._chain = chain_of(model)
         self._threads = threads
         self._masks = self._kept = None
-        self._arrays = []
+        self._arrays, self._schedule = [], np.zeros(0)
         self._recipe = _recipe(self._chain, model.optimizer)
         self._helpers = None
 
@@ -271,19 +271,32 @@ class SparseSteps:
         steps = np.arange(self._iteration, self._iteration + count)
         rate = internals.learning_rate(optimizer)
         if callable(rate):
-            rates = keras.ops.vectorized_map(rate, keras.ops.array(steps))
+            rates = self._scheduled(rate, self._iteration + count)[steps]
         else:
             rates = np.full(count, keras.ops.convert_to_numpy(rate))
-        rates = keras.ops.convert_to_numpy(rates).astype(dtype)
+        rates = rates.astype(dtype)
         if isinstance(optimizer, keras.optimizers.SGD):
             return rates, rates
         # In the dtype of the weights, as Keras does it.
         steps = (steps + 1).astype(dtype)
         first, second = (
-            1 - np.power(dtype.type(beta), steps)
+            1 - np.power(dtype.type(_rounded(beta)), steps)
             for beta in (optimizer.beta_1, optimizer.beta_2)
         )
         return rates, rates * np.sqrt(second) / first
+
+    def _scheduled(self, schedule, count):
+        """The rates of the first so many steps, an array, and of some more.
+
+        A schedule is compiled for every number of steps: all are computed at
+        once, and when they do not suffice, twice as many.
+        """
+        if len(self._schedule) < count:
+            count = 1 << (count - 1).bit_length()
+            steps = keras.ops.arange(count, dtype="int64")
+            rates = keras.ops.vectorized_map(schedule, steps)
+            self._schedule = keras.ops.convert_to_numpy(rates)
+        return self._schedule
 
     # Data.
 
@@ -364,6 +377,11 @@ def _mask(variable):
 
 def _index(optimizer, variable):
     return internals.variable_index(optimizer, variable)
+
+
+def _rounded(setting):
+    """A setting as Keras casts it to another dtype: through float32."""
+    return float(np.float32(setting))
 
 
 def _code(name):
@@ -464,7 +482,7 @@ def _recipe(chain, optimizer):
         update = "sgd"
         if optimizer.momentum:
             update = "nesterov" if optimizer.nesterov else "momentum"
-        numbers = [limit, optimizer.momentum, 0.0, 0.0]
+        numbers = [limit, _rounded(optimizer.momentum), 0.0, 0.0]
     else:
         update = "adam"
         betas = 1 - optimizer.beta_1, 1 - optimizer.beta_2
@@ -476,7 +494,7 @@ def _recipe(chain, optimizer):
                 (0.0, 0.0) if variable is None else penalties(variable)
             )
             decays.append(
-                optimizer.weight_decay
+                _rounded(optimizer.weight_decay)
                 if variable is not None
                 and optimizer.weight_decay
                 and internals.decays_weight(optimizer, variable)

@@ -31,6 +31,8 @@ from numba.extending import intrinsic, models, register_model
 
 # Examples in a vector: four registers of AVX-512 in float32.
 LANES = 64
+# Of a square of numbers that is transposed in registers.
+SIDE = 16
 
 # Activations, of which the derivative follows from the value.
 LINEAR, RELU, LEAKY_RELU, ELU, TANH, SIGMOID = range(6)
@@ -159,25 +161,25 @@ class Buffers(typing.NamedTuple):
 
 
 class Vector(types.Type):
-    """`LANES` numbers of a dtype."""
+    """So many numbers of a dtype."""
 
-    def __init__(self, dtype):
-        self.dtype = dtype
-        super().__init__(name=f"Vector({dtype}, {LANES})")
+    def __init__(self, dtype, lanes=LANES):
+        self.dtype, self.lanes = dtype, lanes
+        super().__init__(name=f"Vector({dtype}, {lanes})")
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager, kind):
-        super().__init__(manager, kind, _vector_of(kind.dtype))
+        super().__init__(manager, kind, _vector_of(kind.dtype, kind.lanes))
 
 
 def _element(dtype):
     return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
 
 
-def _vector_of(dtype, lanes=LANES):
-    return ir.VectorType(_element(dtype), lanes)
+def _vector_of(dtype, lanes=None):
+    return ir.VectorType(_element(dtype), lanes or LANES)
 
 
 def _pointer(context, builder, kind, array, index):
@@ -186,40 +188,121 @@ def _pointer(context, builder, kind, array, index):
     return builder.gep(data, [index])
 
 
-def _as_vector(builder, pointer, dtype):
-    return builder.bitcast(pointer, ir.PointerType(_vector_of(dtype)))
+def _as_vector(builder, pointer, dtype, lanes=None):
+    return builder.bitcast(pointer, ir.PointerType(_vector_of(dtype, lanes)))
+
+
+def _load(context, builder, kind, array, index, lanes=None):
+    pointer = _pointer(context, builder, kind, array, index)
+    pointer = _as_vector(builder, pointer, kind.dtype, lanes)
+    return builder.load(pointer, align=kind.dtype.bitwidth // 8)
+
+
+def _store(context, builder, kind, array, index, vector):
+    pointer = _pointer(context, builder, kind, array, index)
+    lanes = vector.type.count
+    pointer = _as_vector(builder, pointer, kind.dtype, lanes)
+    builder.store(vector, pointer, align=kind.dtype.bitwidth // 8)
+
+
+def _number(value):
+    return ir.Constant(ir.IntType(64), value)
+
+
+def _index(context, builder, kind, array, index):
+    """A number of an array of 32-bit integers, in 64 bits."""
+    number = builder.load(_pointer(context, builder, kind, array, index))
+    return builder.sext(number, ir.IntType(64))
+
+
+def _shuffled(builder, lanes, one, other=None):
+    """Lanes of a vector, and of another, whose lanes count on."""
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
+    other = other or ir.Constant(one.type, ir.Undefined)
+    return builder.shuffle_vector(one, other, mask)
 
 
 def _spread(builder, value, dtype):
     one = ir.Constant(_vector_of(dtype), ir.Undefined)
     one = builder.insert_element(one, value, ir.Constant(ir.IntType(32), 0))
-    return _shuffled(builder, one, [0] * LANES)
+    return _shuffled(builder, [0] * LANES, one)
 
 
-def _shuffled(builder, vector, lanes):
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
-    other = ir.Constant(vector.type, ir.Undefined)
-    return builder.shuffle_vector(vector, other, mask)
-
-
-def _fused(builder, dtype, *operands):
-    kind, bits = operands[0].type, _element(dtype).intrinsic_name
+def _fused(builder, *operands):
+    """a * b + c, rounded once."""
+    kind = operands[0].type
     function = cgutils.get_or_insert_function(
         builder.module,
         ir.FunctionType(kind, [kind] * 3),
-        f"llvm.fma.v{LANES}{bits}",
+        f"llvm.fma.v{kind.count}{kind.element.intrinsic_name}",
     )
     return builder.call(function, operands)
 
 
-def _halved_sum(builder, vector, lanes=LANES):
-    """The sum of all lanes, halves added to halves."""
+def _folded(builder, a, b):
+    """The products of two vectors, those a `SIDE` apart added up."""
+
+    def part(vector, first):
+        return _shuffled(builder, list(range(first, first + SIDE)), vector)
+
+    products = builder.fmul(part(a, 0), part(b, 0))
+    for first in range(SIDE, LANES, SIDE):
+        products = _fused(builder, part(a, first), part(b, first), products)
+    return products
+
+
+def _summed(builder, vector):
+    """The sum of the lanes of a vector of `SIDE`: halves added to halves."""
+    lanes = SIDE
     while lanes > 1:
         lanes //= 2
-        low = _shuffled(builder, vector, list(range(lanes)))
-        high = _shuffled(builder, vector, list(range(lanes, 2 * lanes)))
+        low = _shuffled(builder, list(range(lanes)), vector)
+        high = _shuffled(builder, list(range(lanes, 2 * lanes)), vector)
         vector = builder.fadd(low, high)
     return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+
+def _crossed(half):
+    """Lanes by which two vectors exchange halves of their lanes.
+
+    Where the bit `half` of a lane is not set, the first of the new vectors has
+    the first's own lane; where it is, that of the second `half` before it.
+    The other new vector has the rest.
+    """
+    lanes = range(SIDE)
+    first = [j if not j & half else SIDE + (j ^ half) for j in lanes]
+    second = [j ^ half if not j & half else SIDE + j for j in lanes]
+    return first, second
+
+
+def _all_summed(builder, vectors):
+    """A vector of the sums of `SIDE` vectors, of the same bits as `_summed`."""
+    half = SIDE // 2
+    while half:
+        first, second = _crossed(half)
+        vectors = [
+            builder.fadd(
+                _shuffled(builder, first, one, other),
+                _shuffled(builder, second, one, other),
+            )
+            for one, other in zip(vectors[:half], vectors[half:])
+        ]
+        half //= 2
+    return vectors[0]
+
+
+def _turned(builder, rows):
+    """`SIDE` vectors as the columns of which they are the rows."""
+    rows, half = list(rows), SIDE // 2
+    while half:
+        first, second = _crossed(half)
+        for i in range(SIDE):
+            if not i & half:
+                one, other = rows[i], rows[i + half]
+                rows[i] = _shuffled(builder, first, one, other)
+                rows[i + half] = _shuffled(builder, second, one, other)
+        half //= 2
+    return rows
 
 
 @intrinsic
@@ -238,9 +321,7 @@ def load(typing_context, array, index):
     """The vector that begins at an index."""
 
     def generate(context, builder, signature, arguments):
-        pointer = _pointer(context, builder, array, *arguments)
-        pointer = _as_vector(builder, pointer, array.dtype)
-        return builder.load(pointer, align=array.dtype.bitwidth // 8)
+        return _load(context, builder, array, *arguments)
 
     return Vector(array.dtype)(array, types.int64), generate
 
@@ -250,9 +331,7 @@ def store(typing_context, array, index, vector):
     """Stores a vector from an index on."""
 
     def generate(context, builder, signature, arguments):
-        pointer = _pointer(context, builder, array, *arguments[:2])
-        pointer = _as_vector(builder, pointer, array.dtype)
-        builder.store(arguments[2], pointer, align=array.dtype.bitwidth // 8)
+        _store(context, builder, array, *arguments)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, vector), generate
@@ -269,13 +348,25 @@ def spread(typing_context, value):
 
 
 @intrinsic
-def zeros(typing_context, array):
-    """A vector of zeros, of the dtype of an array."""
+def load_side(typing_context, array, index):
+    """The vector of `SIDE` that begins at an index."""
 
     def generate(context, builder, signature, arguments):
-        return ir.Constant(_vector_of(array.dtype), None)
+        return _load(context, builder, array, *arguments, SIDE)
 
-    return Vector(array.dtype)(array), generate
+    return Vector(array.dtype, SIDE)(array, types.int64), generate
+
+
+@intrinsic
+def full(typing_context, array, number):
+    """A vector of an integer, of the dtype of an array."""
+
+    def generate(context, builder, signature, arguments):
+        kind = _element(array.dtype)
+        value = builder.sitofp(arguments[1], kind)
+        return _spread(builder, value, array.dtype)
+
+    return Vector(array.dtype)(array, types.int64), generate
 
 
 @intrinsic
@@ -294,19 +385,9 @@ def add_product(typing_context, number, vector, to):
 
     def generate(context, builder, signature, arguments):
         factor = _spread(builder, arguments[0], number)
-        return _fused(builder, number, factor, *arguments[1:])
+        return _fused(builder, factor, *arguments[1:])
 
     return to(number, vector, to), generate
-
-
-@intrinsic
-def total(typing_context, vector):
-    """The sum of the lanes of a vector."""
-
-    def generate(context, builder, signature, arguments):
-        return _halved_sum(builder, arguments[0])
-
-    return vector.dtype(vector), generate
 
 
 @intrinsic
@@ -314,9 +395,63 @@ def dot(typing_context, a, b):
     """The sum of the products of the lanes of two vectors."""
 
     def generate(context, builder, signature, arguments):
-        return _halved_sum(builder, builder.fmul(*arguments))
+        return _summed(builder, _folded(builder, *arguments))
 
     return a.dtype(a, b), generate
+
+
+@intrinsic
+def dots(typing_context, vector, array, at, columns, k):
+    """`SIDE` dot products, of the same bits as `dot`.
+
+    They are those of a vector with the vectors of an array whose numbers are
+    in `columns` from `k` on, where the first of all is at an index.
+    """
+
+    def generate(context, builder, signature, arguments):
+        vector, array, at, columns, k = arguments
+        kinds, folded = signature.args, []
+        for i in range(SIDE):
+            place = builder.add(k, _number(i))
+            column = _index(context, builder, kinds[3], columns, place)
+            place = builder.add(at, builder.mul(column, _number(LANES)))
+            other = _load(context, builder, kinds[1], array, place)
+            folded.append(_folded(builder, vector, other))
+        return _all_summed(builder, folded)
+
+    kinds = vector, array, types.int64, columns, types.int64
+    return Vector(vector.dtype, SIDE)(*kinds), generate
+
+
+@intrinsic
+def turn(typing_context, x, features, feature, rows, at, values, to):
+    """Transposes `SIDE` examples by `SIDE` features.
+
+    Args:
+        x: flat array, example by example.
+        features: int, how many an example has.
+        feature: int, the first feature.
+        rows: array of int32, the examples are those from `at` on.
+        values: flat array, `LANES` examples of a feature next to each other.
+        to: int, where the first example and feature goes.
+    """
+
+    def generate(context, builder, signature, arguments):
+        x, features, feature, rows, at, values, to = arguments
+        kinds, loaded = signature.args, []
+        for i in range(SIDE):
+            place = builder.add(at, _number(i))
+            row = _index(context, builder, kinds[3], rows, place)
+            place = builder.add(builder.mul(row, features), feature)
+            loaded.append(_load(context, builder, kinds[0], x, place, SIDE))
+        for i, vector in enumerate(_turned(builder, loaded)):
+            place = builder.add(to, _number(LANES * i))
+            _store(context, builder, kinds[5], values, place, vector)
+        return context.get_dummy_value()
+
+    number = types.int64
+    kinds = x, number, number, rows, number, values, number
+    return types.void(*kinds), generate
 
 
 @intrinsic
@@ -413,21 +548,20 @@ def _transpose(x, features, rows, at, values, to, first, last):
 
     Args:
         x: flat array, example by example.
-        rows: the examples, `LANES` of them from `at` on.
+        features: int, how many an example has.
+        rows: array of int32, the examples: `LANES` of them from `at` on.
+        values: flat array.
+        to: int, where the first feature goes.
     """
+    whole = last - (last - first) % SIDE
+    for lane in range(0, LANES, SIDE):
+        for feature in range(first, whole, SIDE):
+            place = to + LANES * feature + lane
+            turn(x, features, feature, rows, at + lane, values, place)
     for lane in range(LANES):
         row = rows[at + lane] * features
-        for feature in range(first, last):
+        for feature in range(whole, last):
             values[to + LANES * feature + lane] = x[row + feature]
-
-
-@_kernel
-def _gather(network, x, rows, at, values, to, first, last):
-    """Transposes the features that any weight takes, sixteen at a time."""
-    for begin in range(first, last, 16):
-        end = min(begin + 16, last)
-        if network.in_starts[begin] < network.in_starts[end]:
-            _transpose(x, network.units[0], rows, at, values, to, begin, end)
 
 
 @_kernel
@@ -471,7 +605,7 @@ def _forward(network, layer, theta, inputs, inputs_at, values, at, first, last):
         begin = item(network.starts, starts_at + output)
         end = item(network.starts, starts_at + output + 1)
         # Two sums, since a product can begin before an addition ends.
-        even, odd = spread(item(theta, bias_at + output)), zeros(theta)
+        even, odd = spread(item(theta, bias_at + output)), full(theta, 0)
         middle = begin + (end - begin) // 2 * 2
         for k in range(begin, middle, 2):
             one = load(inputs, inputs_at + LANES * item(columns, k))
@@ -508,7 +642,7 @@ def _backward(
     for unit in range(first, last):
         begin = item(network.in_starts, starts_at + unit)
         end = item(network.in_starts, starts_at + unit + 1)
-        even, odd = zeros(theta), zeros(theta)
+        even, odd = full(theta, 0), full(theta, 0)
         middle = begin + (end - begin) // 2 * 2
         for k in range(begin, middle, 2):
             one = load(deltas, at + LANES * item(rows, k))
@@ -538,17 +672,31 @@ def _gradients(
     starts_at, bias_at = network.starts_at[layer], network.biases_at[layer]
     gradients, columns = state.gradients, network.columns
     unit_at = network.units_at[layer + 1] - network.units[0]
+    ones = full(gradients, 1)
     for output in range(first, last):
         begin = item(network.starts, starts_at + output)
         end = item(network.starts, starts_at + output + 1)
         delta = load(deltas, at + LANES * output)
-        for k in range(begin, end):
+        done = begin
+        while done + SIDE <= end:
+            several = dots(delta, values, inputs_at, columns, done)
+            if again:
+                several = add(several, load_side(gradients, done))
+            store(gradients, done, several)
+            done += SIDE
+        if done < end and begin + SIDE <= end and not again:
+            # Some are computed a second time, all at once.
+            done = end - SIDE
+            several = dots(delta, values, inputs_at, columns, done)
+            store(gradients, done, several)
+            done = end
+        for k in range(done, end):
             column = inputs_at + LANES * item(columns, k)
             gradient = dot(delta, load(values, column))
             gradients[k] = gradients[k] + gradient if again else gradient
         k = bias_at + output
         if network.biased[unit_at + output]:
-            gradient = total(delta)
+            gradient = dot(delta, ones)
             gradients[k] = gradients[k] + gradient if again else gradient
         else:
             gradients[k] = 0
@@ -601,9 +749,12 @@ def _squares(array, first, last):
 
 
 @_kernel
-def _loss(kind, values, at, units, targets, row):
-    """The loss of an example, whose first output is at an index."""
-    loss, stop = 0.0, at + LANES * units
+def _loss(kind, values, at, units, targets, row, summed):
+    """The loss of an example, whose first output is at an index.
+
+    `summed` is what `_log_of_sum` returns for it, if the loss is a softmax's.
+    """
+    loss = 0.0
     if kind == SQUARED:
         for unit in range(units):
             error = float(values[at + LANES * unit]) - targets[row, unit]
@@ -615,7 +766,6 @@ def _loss(kind, values, at, units, targets, row):
             loss += max(z, 0.0) - z * targets[row, unit]
             loss += math.log1p(math.exp(-abs(z)))
         return loss / units
-    summed = _log_of_sum(values, at, stop)
     if kind == SPARSE_SOFTMAX:
         return summed - values[at + LANES * int(targets[row, 0])]
     for unit in range(units):
@@ -624,8 +774,11 @@ def _loss(kind, values, at, units, targets, row):
 
 
 @_kernel
-def _log_of_sum(values, at, stop):
-    """The logarithm of the sum of the exponentials of outputs."""
+def _log_of_sum(kind, values, at, units):
+    """The logarithm of the sum of the exponentials of outputs, for softmax."""
+    if kind > SOFTMAX:
+        return 0.0
+    stop = at + LANES * units
     highest, summed = values[at], 0.0
     for i in range(at, stop, LANES):
         highest = max(highest, values[i])
@@ -636,11 +789,11 @@ def _log_of_sum(values, at, stop):
 
 @_kernel
 def _loss_deltas(
-    kind, activation, slope, values, at, deltas, to, units, targets, row, scale
-):
+    kind, activation, slope, values, at, deltas, to, units, targets, row,
+    summed, scale,
+):  # fmt: skip
     """The derivatives of `scale` times the loss of an example."""
     if kind <= SOFTMAX:
-        summed = _log_of_sum(values, at, at + LANES * units)
         for unit in range(units):
             z = values[at + LANES * unit]
             deltas[to + LANES * unit] = scale * math.exp(z - summed)
@@ -775,14 +928,22 @@ def train(
     tiles, last_layer = rows.shape[1] // LANES, layers - 1
     values, deltas = buffers.values, buffers.deltas
     scales, all_losses = buffers.scales[thread], 0.0
+    outputs = network.units[layers]
     for step in range(len(rates)):
         blocks = (features + 15) // 16
         first = blocks * thread // threads * 16
         last = min(blocks * (thread + 1) // threads * 16, features)
         for tile in range(tiles):
             place = LANES * tile * units
-            _gather(
-                network, x, rows[step], LANES * tile, values, place, first, last
+            _transpose(
+                x,
+                features,
+                rows[step],
+                LANES * tile,
+                values,
+                place,
+                first,
+                last,
             )
         _wait(shares.counter, threads)
 
@@ -807,14 +968,15 @@ def train(
             to = LANES * (to + network.units_at[last_layer + 1] - features)
             place = LANES * (tile * units + network.units_at[last_layer + 1])
             row = rows[step, example]
+            summed = _log_of_sum(recipe.loss, values, place + lane, outputs)
             buffers.losses[example] = _loss(
-                recipe.loss, values, place + lane, network.units[layers],
-                targets, row,
+                recipe.loss, values, place + lane, outputs, targets, row,
+                summed,
             )  # fmt: skip
             _loss_deltas(
                 recipe.loss, network.activations[last_layer],
                 network.slopes[last_layer], values, place + lane, deltas,
-                to + lane, network.units[layers], targets, row, 1 / batch,
+                to + lane, outputs, targets, row, summed, 1 / batch,
             )  # fmt: skip
         _wait(shares.counter, threads)
 
@@ -891,14 +1053,14 @@ def evaluate(
     """
     layers, features = len(network.activations), network.units[0]
     outputs = network.units[layers]
-    rows = np.empty(LANES, np.int64)
+    rows = np.empty(LANES, np.int32)
     for tile in range(first, last):
         begin = tile * LANES
         end = min(begin + LANES, len(targets))
         if len(tiles) == 0:
             for lane in range(LANES):
                 rows[lane] = min(begin + lane, end - 1)
-            _gather(network, x, rows, 0, values, 0, 0, features)
+            _transpose(x, features, rows, 0, values, 0, 0, features)
         for layer in range(layers):
             place = LANES * network.units_at[layer]
             to = LANES * network.units_at[layer + 1]
@@ -916,8 +1078,9 @@ def evaluate(
         measured[tile] = 0
         for row in range(begin, end):
             place = at + row - begin
+            summed = _log_of_sum(loss, values, place, outputs)
             measured[tile, 0] += _loss(
-                loss, values, place, outputs, targets, row
+                loss, values, place, outputs, targets, row, summed
             )
             if accuracy:
                 measured[tile, 1] += _accuracy(
@@ -928,12 +1091,8 @@ def evaluate(
 @_kernel
 def transpose(x, features, size, tiles):
     """Fills `tiles` with all examples, for `evaluate`."""
-    rows = np.empty(LANES, np.int64)
+    rows = np.empty(LANES, np.int32)
     for begin in range(0, size, LANES):
         for lane in range(LANES):
             rows[lane] = min(begin + lane, size - 1)
-        for feature in range(0, features, 16):
-            _transpose(
-                x, features, rows, 0, tiles, begin * features, feature,
-                min(feature + 16, features),
-            )  # fmt: skip
+        _transpose(x, features, rows, 0, tiles, begin * features, 0, features)

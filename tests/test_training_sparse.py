@@ -1,0 +1,243 @@
+"""Sparse kernels train as the dense backends do, on surviving weights alone."""
+
+import contextlib
+import functools
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import some
+from test_training import restore, state
+
+import keras_lottery
+from keras_lottery.training import Loop
+
+pytest.importorskip("numba")
+
+# ruff: noqa: E402
+from keras_lottery.training.sparse import SparseSteps
+
+BATCH, EXAMPLES, STEPS = 10, 60, 200
+# Weights agree to this, in each dtype; the slots grow with the gradients.
+TOLERANCE = {"float32": 2e-4, "float64": 1e-10}
+
+schedules = keras.optimizers.schedules
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.1),
+    "momentum": lambda: keras.optimizers.SGD(
+        schedules.PiecewiseConstantDecay([50, 120], [0.1, 0.03, 0.01]),
+        momentum=0.9,
+        weight_decay=0.01,
+        clipvalue=0.01,
+    ),
+    "nesterov": lambda: keras.optimizers.SGD(
+        0.05, momentum=0.9, nesterov=True, global_clipnorm=0.1
+    ),
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "adam, clipped": lambda: keras.optimizers.Adam(
+        schedules.CosineDecay(0.01, 150), clipnorm=0.05
+    ),
+    "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
+}
+LOSSES = {
+    "labels": (
+        keras.losses.SparseCategoricalCrossentropy,
+        "accuracy",
+        lambda y: y,
+    ),
+    "one-hot": (
+        keras.losses.CategoricalCrossentropy,
+        "accuracy",
+        lambda y: np.eye(3)[y],
+    ),
+    "binary": (
+        keras.losses.BinaryCrossentropy,
+        "binary_accuracy",
+        lambda y: np.eye(3)[y],
+    ),
+    "squared": (
+        keras.losses.MeanSquaredError,
+        keras.metrics.CategoricalAccuracy(name="accuracy"),
+        lambda y: np.eye(3)[y],
+    ),
+}
+
+
+@contextlib.contextmanager
+def in_dtype(dtype):
+    """Context manager: models, losses and data are of a dtype."""
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(before[0])
+        keras.config.set_dtype_policy(before[1])
+
+
+def network(activation="relu", l2=0.0, output=None):
+    """6-20-17-3, wrapped: rows of weights of either side of a vector."""
+    keras.utils.set_random_seed(1)
+    decay = keras.regularizers.L2(l2) if l2 else None
+    layers = keras.layers
+    return keras_lottery.wrap(
+        keras.Sequential(
+            [
+                keras.Input((2, 3)),
+                layers.Rescaling(0.5, 0.1),
+                layers.Flatten(),
+                layers.Dense(20, activation, kernel_regularizer=decay),
+                layers.Dropout(0.0),
+                layers.Dense(17, use_bias=False),
+                layers.Activation("tanh"),
+                layers.Dense(3, output, bias_regularizer=decay),
+            ]
+        )
+    )
+
+
+def data(target=lambda y: y, examples=EXAMPLES, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(examples, 2, 3)).astype("float32")
+    y = np.argmax(x.reshape(examples, -1)[:, :3], 1)
+    return x, target(y)
+
+
+class Pair:
+    """One model, trained by a dense backend and by sparse kernels."""
+
+    def __init__(
+        self, optimizer, loss="labels", batch_size=BATCH, dense="graph", **options
+    ):
+        self.model = network(**options)
+        kind, accuracy, target = LOSSES[loss]
+        arguments = {} if loss == "squared" else {"from_logits": True}
+        if options.get("output"):
+            arguments = {}
+        self.model.compile(optimizer, kind(**arguments), metrics=[accuracy])
+        sets = data(target), data(target, 25, seed=1)
+        self.loops = {
+            backend: Loop(
+                self.model,
+                *sets,
+                batch_size=batch_size,
+                eval_every=70,
+                backend=backend,
+            )
+            for backend in (dense, "sparse")
+        }
+        self.loops[dense].evaluate("train")
+        self.begin = state(self.model)
+
+    def start(self, masks):
+        """Puts the model where trainings begin, under masks."""
+        restore(self.model, self.begin)
+        attachment = self.model.lottery.attachment
+        paths = self.model.lottery.masks
+        attachment.assign_masks(dict(zip(paths, masks)))
+        attachment.apply_masks()
+
+    def assert_agree(self, masks, steps=STEPS):
+        """Both end in the same state, with the same curves."""
+        ends = []
+        for loop in self.loops.values():
+            self.start(masks)
+            training = loop.train(steps, seed=3)
+            ends.append((state(self.model), training, loop.evaluate("train")))
+        (ours, run, measured), (theirs, expected, dense) = reversed(ends)
+        tolerance = TOLERANCE[keras.config.floatx()]
+        near = functools.partial(
+            np.testing.assert_allclose, rtol=tolerance, atol=tolerance
+        )
+        for a, b in zip(ours, theirs, strict=True):
+            near(a, b)
+        for a, b in zip(
+            run.early_stop_weights, expected.early_stop_weights, strict=True
+        ):
+            near(a, b)
+        for curve in ("iterations", "val_loss", "val_accuracy", "train_loss"):
+            # Keras adds up losses in float32.
+            np.testing.assert_allclose(
+                getattr(run, curve), getattr(expected, curve), rtol=1e-4
+            )
+        np.testing.assert_allclose(measured, dense, rtol=1e-4)
+        assert run.early_stop_iteration == expected.early_stop_iteration
+        return ours
+
+
+def random_masks(density, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.random(shape) < density for shape in SHAPES]
+
+
+SHAPES = [(6, 20), (20, 17), (17, 3)]
+
+
+@st.composite
+def masks(draw):
+    """Masks that leave dead units, empty rows and columns, one weight, none."""
+    found = []
+    for shape in SHAPES:
+        seed = draw(st.integers(0, 2**16))
+        density = draw(st.sampled_from([0.05, 0.3, 0.9, 1.0]))
+        mask = np.random.default_rng(seed).random(shape) < density
+        kind = draw(
+            st.sampled_from(["all", "inputs", "outputs", "one", "none"])
+        )
+        if kind == "inputs":
+            mask[draw(st.integers(0, shape[0] - 1)) :] = False
+        elif kind == "outputs":
+            mask[:, : draw(st.integers(1, shape[1]))] = False
+        elif kind in ("one", "none"):
+            mask[:] = False
+        if kind == "one":
+            mask[draw(st.integers(0, shape[0] - 1)), 0] = True
+        found.append(mask)
+    return found
+
+
+# Two of the many, one with most of what there is.
+@pytest.mark.parametrize(
+    "name, dtype",
+    some(
+        itertools.product(OPTIMIZERS, TOLERANCE),
+        ("adam", "float32"),
+        ("momentum", "float32"),
+    ),
+)
+def test_every_optimizer_and_any_masks(name, dtype):
+    with in_dtype(dtype):
+        pair = Pair(OPTIMIZERS[name](), l2=0.02 if "momentum" in name else 0.0)
+
+        @settings(
+            max_examples=3 if dtype == "float32" else 15, deadline=None
+        )
+        @given(masks())
+        def agree(masks):
+            pair.assert_agree(masks)
+
+        agree()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "activation", ["leaky_relu", "elu", "tanh", "sigmoid", "linear"]
+)
+def test_every_loss_and_activation(loss, activation, dtype):
+    with in_dtype(dtype):
+        output = {"labels": "softmax", "binary": "sigmoid"}.get(loss)
+        if activation == "tanh":
+            output = "elu" if loss == "squared" else None
+        pair = Pair(
+            keras.optimizers.SGD(0.1, momentum=0.5),
+            loss,
+            activation=activation,
+            output=output,
+        )
+        pair.assert_agree(random_masks(0.5))
