@@ -439,7 +439,7 @@ def _network(chain, masks):
         np.concatenate(in_rows).astype(np.int32),
         np.concatenate(in_places).astype(np.int32),
         np.array([_code(link.activation) for link in chain.links]),
-        np.array([link.slope for link in chain.links]),
+        np.array([_rounded(link.slope) for link in chain.links]),
     )
     return network, layout, size
 
@@ -488,18 +488,15 @@ def _recipe(chain, optimizer):
         betas = 1 - optimizer.beta_1, 1 - optimizer.beta_2
         numbers = [limit, *betas, optimizer.epsilon]
     pairs, decays = [], []
-    for link in chain.links:
-        for variable in link.variables:
-            pairs.append(
-                (0.0, 0.0) if variable is None else penalties(variable)
-            )
-            decays.append(
-                _rounded(optimizer.weight_decay)
-                if variable is not None
-                and optimizer.weight_decay
-                and internals.decays_weight(optimizer, variable)
-                else 0.0
-            )
+    for variable in (v for link in chain.links for v in link.variables):
+        factors = (0.0, 0.0) if variable is None else penalties(variable)
+        pairs.append([_rounded(factor) for factor in factors])
+        decayed = (
+            variable is not None
+            and optimizer.weight_decay
+            and internals.decays_weight(optimizer, variable)
+        )
+        decays.append(_rounded(optimizer.weight_decay) if decayed else 0.0)
     l1, l2 = np.array(pairs, dtype).T
     return kernels.Recipe(
         _code(chain.loss),

@@ -586,7 +586,7 @@ def _derivative(kind, slope, value):
     if kind == RELU:
         return 1.0 if value > 0 else 0.0
     if kind == LEAKY_RELU:
-        return slope if value < 0 else 1.0
+        return 1.0 if value > 0 else slope
     if kind == ELU:
         return value + slope if value < 0 else 1.0
     if kind == TANH:
