@@ -160,7 +160,7 @@ def test_the_backend_and_why_it_was_chosen_are_told(tmp_path):
 
     dataclasses.replace(SMALL, trials=1, rounds=0).run(tmp_path, Notes())
     (line,) = told
-    assert line.startswith("Training by xla: ")
+    assert line.startswith(("Training by xla: ", "Training by sparse_or_xla: "))
 
 
 def test_a_second_process_on_the_same_directory_is_refused(tmp_path):
