@@ -11,6 +11,7 @@ et al., 2407.17437), which train unstructured sparse networks on CPUs.
 
 import concurrent.futures
 import math
+import os
 
 import keras
 import numpy as np
@@ -26,8 +27,10 @@ _KEPT_TRANSPOSED = 2**24
 # So many arrays made of tensors are remembered.
 _REMEMBERED = 8
 # A thread has at least so many products of a weight and an example in a step:
-# waiting for others would cost more than they save.
-_LEAST_WORK = 100_000
+# with fewer, waiting for others would cost more than they save.
+_LEAST_WORK = 1_000_000
+# Of a counter of arrivals, more than any thread waits for.
+_ENDED = 2**40
 
 
 class SparseSteps:
@@ -64,7 +67,7 @@ class SparseSteps:
         self._masks = self._kept = None
         self._arrays, self._schedule = [], np.zeros(0)
         self._recipe = _recipe(self._chain, model.optimizer)
-        self._helpers = None
+        self._pool = None
 
     # Between variables and arrays.
 
@@ -157,7 +160,7 @@ class SparseSteps:
         threads = self._threads
         if threads is None:
             work = kept * self._batch_size // _LEAST_WORK
-            threads = max(1, min(len(cores()), work))
+            threads = max(1, min(_most_threads(), work))
         self._shares = _shares(self._network, threads)
         tiles = -(-self._batch_size // kernels.LANES)
         self._buffers = kernels.Buffers(
@@ -256,11 +259,24 @@ class SparseSteps:
 
     def _in_threads(self, function):
         """What a function returns for each thread, all at the same time."""
-        others = range(1, self._shares.outputs.shape[1] - 1)
-        if others and self._helpers is None:
-            self._helpers = concurrent.futures.ThreadPoolExecutor(len(cores()))
-        futures = [self._helpers.submit(function, n) for n in others]
-        return [function(0), *(future.result() for future in futures)]
+        threads = self._shares.outputs.shape[1] - 1
+        if threads == 1:
+            return [function(0)]
+        if self._pool is None:
+            most = max(self._threads or 1, _most_threads())
+            self._pool = concurrent.futures.ThreadPoolExecutor(most)
+        futures = []
+        try:
+            for thread in range(threads):
+                futures.append(self._pool.submit(function, thread))
+            return [future.result() for future in futures]
+        except BaseException:
+            if len(futures) < threads:
+                # None may wait for those that will not come.
+                self._shares.counter[0] = _ENDED
+                self._masks = None
+            concurrent.futures.wait(futures)
+            raise
 
     def _forget_losses(self):
         self._loss, self._count = 0.0, 0
@@ -347,6 +363,12 @@ class SparseSteps:
             tiles = aligned(whole * units[0], chain.dtype)
             kernels.transpose(x, units[0], size, tiles)
         return x, y, tiles
+
+
+def _most_threads():
+    """As many as there are cores, and TensorFlow may use for an operation."""
+    told = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)
+    return min(len(cores()), told or len(cores()))
 
 
 def aligned(size, dtype):
