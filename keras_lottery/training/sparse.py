@@ -156,11 +156,7 @@ class SparseSteps:
         self._network, self._layout, size = _network(self._chain, self._masks)
         state = [aligned(size, dtype) for _ in range(4)]
         self._state = kernels.State(*state)
-        kept = sum(int(np.count_nonzero(mask)) for mask in self._masks)
-        threads = self._threads
-        if threads is None:
-            work = kept * self._batch_size // _LEAST_WORK
-            threads = max(1, min(_most_threads(), work))
+        threads = self._threads_for(self._batch_size)
         self._shares = _shares(self._network, threads)
         tiles = -(-self._batch_size // kernels.LANES)
         self._buffers = kernels.Buffers(
@@ -171,6 +167,13 @@ class SparseSteps:
             np.zeros(sum(units[1:])),
             np.ones((threads, 2 * len(self._masks))),
         )
+
+    def _threads_for(self, examples):
+        """How many threads pass so many examples through the network."""
+        if self._threads is not None:
+            return self._threads
+        kept = sum(int(np.count_nonzero(mask)) for mask in self._masks)
+        return max(1, min(_most_threads(), kept * examples // _LEAST_WORK))
 
     # What is computed.
 
@@ -205,7 +208,8 @@ class SparseSteps:
                 batch,
                 rates,
                 alphas,
-            )
+            ),
+            self._shares.outputs.shape[1] - 1,
         )
         self._iteration += count
         self._loss += losses[0]
@@ -236,7 +240,7 @@ class SparseSteps:
         chain, lanes = self._chain, kernels.LANES
         count = -(-len(targets) // lanes)
         measured = np.zeros((count, 2))
-        threads = self._shares.outputs.shape[1] - 1
+        threads = self._threads_for(len(targets))
 
         def part(thread):
             kernels.evaluate(
@@ -254,12 +258,11 @@ class SparseSteps:
                 measured,
             )
 
-        self._in_threads(part)
+        self._in_threads(part, threads)
         return measured.sum(0)
 
-    def _in_threads(self, function):
+    def _in_threads(self, function, threads):
         """What a function returns for each thread, all at the same time."""
-        threads = self._shares.outputs.shape[1] - 1
         if threads == 1:
             return [function(0)]
         if self._pool is None:
