@@ -405,6 +405,7 @@ def test_steps_by_density_are_measured_and_drawn(tmp_path):
         "benchmark_sparse",
         "--networks=lenet_300_100",
         "--densities=1,0.01",
+        "--batch_sizes=60",
         "--repetitions=1",
         "--steps=2",
         "--iterations=2",

@@ -27,16 +27,22 @@ from benchmarks.measurement import machine  # noqa: E402
 from keras_lottery.experiments import Experiment  # noqa: E402
 
 FLAGS = flags.FLAGS
+_STEPS = {"lenet_300_100": 80, "mlp_1024": 15}
 
 flags.DEFINE_list("networks", list(by_density.NETWORKS), "Those to measure.")
 flags.DEFINE_list(
     "densities",
-    "1,0.5,0.35,0.2,0.1,0.05,0.036,0.02,0.01,0.001".split(","),
+    "1,0.51,0.41,0.33,0.26,0.2,0.1,0.036,0.01,0.001".split(","),
     "Fractions of the weights that survive.",
 )
-flags.DEFINE_list("sparse_threads", ["1", "2"], "Of the sparse kernels.")
-flags.DEFINE_integer("repetitions", 7, "Of each.", lower_bound=1)
-flags.DEFINE_integer("steps", 100, "Of one repetition.", lower_bound=1)
+flags.DEFINE_list("batch_sizes", ["60", "128"], "Examples of a step.")
+flags.DEFINE_integer("repetitions", 5, "Of each.", lower_bound=1)
+flags.DEFINE_integer(
+    "steps",
+    None,
+    "Of one repetition. Default: so many that XLA takes a tenth of a second.",
+    lower_bound=1,
+)
 flags.DEFINE_integer(
     "iterations", 600, "Of each level of the search; 0: none.", lower_bound=0
 )
@@ -51,10 +57,17 @@ def main():
     facts = machine()
     print(f"{facts['cpu']}, {facts['cores']} cores")
     os.makedirs(FLAGS.output_dir, exist_ok=True)
-    frames = [_measure(name) for name in FLAGS.networks]
-    frame = pandas.concat(frames)
+    frame = pandas.concat(
+        _measure(name, batch_size)
+        for name in FLAGS.networks
+        for batch_size in map(int, FLAGS.batch_sizes)
+    )
     frame.to_csv(_path("csv"), index=False)
     by_density.draw(frame, _path("png"))
+    facts["fit"] = by_density.fit(frame)
+    print("\nConstants of the rule that fit these numbers, ns:")
+    for name, value in facts["fit"].items():
+        print(f"{name} = {value:.3g}")
     if FLAGS.iterations:
         facts["search_ms"] = _search()
     with open(_path("json"), "w") as file:
@@ -66,23 +79,22 @@ def _path(suffix):
     return os.path.join(FLAGS.output_dir, f"by_density.{suffix}")
 
 
-def _measure(name):
+def _measure(name, batch_size):
     if name not in by_density.NETWORKS:
         raise ValueError(
             f"--networks must be of {list(by_density.NETWORKS)}. "
             f"Received: {name}"
         )
-    network = by_density.Network(
-        name, tuple(map(int, FLAGS.sparse_threads)), FLAGS.steps
-    )
+    steps = FLAGS.steps or _STEPS[name]
+    network = by_density.Network(name, batch_size, steps)
     rows, chosen = [], {}
     for density in map(float, FLAGS.densities):
-        measured = network.measure(density, FLAGS.repetitions)
-        rows += [{"network": name, "density": density, **r} for r in measured]
+        rows += network.measure(density, FLAGS.repetitions)
         chosen[density] = network.chosen()
     frame = pandas.DataFrame(rows)
-    print(f"\n{name}, ms a step, batch {by_density.BATCH_SIZE}")
+    print(f"\n{name}, ms a step, batch {batch_size}")
     print(by_density.table(frame, chosen), flush=True)
+    frame.insert(0, "network", name)
     return frame
 
 

@@ -21,6 +21,7 @@ through memory.
 """
 
 import math
+import os
 import typing
 
 import numpy as np
@@ -511,10 +512,13 @@ def _give_way(typing_context):
     """Lets other threads of the machine run."""
 
     def generate(context, builder, signature, arguments):
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.IntType(32), []), "sched_yield"
-        )
-        builder.call(function, [])
+        if os.name == "posix":
+            function = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(ir.IntType(32), []),
+                "sched_yield",
+            )
+            builder.call(function, [])
         return context.get_dummy_value()
 
     return types.void(), generate
@@ -865,7 +869,12 @@ def _update(recipe, state, variable, scale, rate, alpha, first, last):
     limit = recipe.numbers[0]
     if recipe.clipping == BY_VALUE:
         for k in range(first, last):
-            gradients[k] = min(max(gradients[k], -limit), limit)
+            gradient = gradients[k]
+            # Neither is true of NaN, which stays.
+            if gradient > limit:
+                gradients[k] = limit
+            elif gradient < -limit:
+                gradients[k] = -limit
     elif recipe.clipping:
         for k in range(first, last):
             gradients[k] *= scale
@@ -930,21 +939,15 @@ def train(
     scales, all_losses = buffers.scales[thread], 0.0
     outputs = network.units[layers]
     for step in range(len(rates)):
-        blocks = (features + 15) // 16
-        first = blocks * thread // threads * 16
-        last = min(blocks * (thread + 1) // threads * 16, features)
+        blocks = (features + SIDE - 1) // SIDE
+        first = blocks * thread // threads * SIDE
+        last = min(blocks * (thread + 1) // threads * SIDE, features)
         for tile in range(tiles):
             place = LANES * tile * units
             _transpose(
-                x,
-                features,
-                rows[step],
-                LANES * tile,
-                values,
-                place,
-                first,
+                x, features, rows[step], LANES * tile, values, place, first,
                 last,
-            )
+            )  # fmt: skip
         _wait(shares.counter, threads)
 
         for layer in range(layers):

@@ -15,10 +15,11 @@ SPARSE, OR = "sparse", "sparse_or_"
 
 # Nanoseconds of a step by sparse kernels: for each surviving weight, for each
 # of the batch's vectors of it; for each unit and vector; and the rest.
-_WEIGHT, _UNIT, _STEP = 9.0, 30.0, 20_000.0
+_WEIGHT, _UNIT, _STEP = 14.0, 30.0, 20_000.0
 # Of one by XLA: for each weight, for each product of a weight and an example.
-_DENSE_WEIGHT, _DENSE_PRODUCT, _DENSE_STEP = 1.5, 0.03, 150_000.0
-_LANES = 64
+_DENSE_WEIGHT, _DENSE_PRODUCT, _DENSE_STEP = 1.5, 0.05, 50_000.0
+# Examples in a vector.
+LANES = 64
 
 
 def unsupported(model):
@@ -105,7 +106,7 @@ def is_faster(units, kept, batch_size):
     assert not is_faster([784, 300, 100, 10], kept=266_200, batch_size=60)
     ```
     """
-    vectors = -(-batch_size // _LANES)
+    vectors = -(-batch_size // LANES)
     weights = sum(a * b for a, b in zip(units, units[1:]))
     sparse = _STEP + vectors * (_WEIGHT * kept + _UNIT * sum(units))
     each = _DENSE_WEIGHT + _DENSE_PRODUCT * batch_size

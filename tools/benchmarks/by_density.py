@@ -3,6 +3,7 @@
 All train one network under the same masks, in one process, and take turns.
 """
 
+import math
 import statistics
 import time
 
@@ -18,8 +19,10 @@ from keras_lottery.training.sparse import SparseSteps
 
 # Hidden units of each network.
 NETWORKS = {"lenet_300_100": (300, 100), "mlp_1024": (1024, 1024)}
-BATCH_SIZE, INPUTS, CLASSES, EXAMPLES = 60, 784, 10, 55_000
+INPUTS, CLASSES, EXAMPLES = 784, 10, 55_000
 ARITHMETIC = "arithmetic limit"
+# Threads of the sparse kernels; `None`: as they choose.
+SPARSE = {"sparse": None, "sparse, 1 thread": 1, "sparse, 2 threads": 2}
 
 
 class Network:
@@ -27,7 +30,7 @@ class Network:
 
     Args:
         name: str, one of `NETWORKS`.
-        threads: tuple of int, those of the sparse kernels.
+        batch_size: int.
         steps: int, of one repetition.
 
     Attributes:
@@ -35,8 +38,8 @@ class Network:
             steps.
     """
 
-    def __init__(self, name, threads, steps):
-        self.steps = steps
+    def __init__(self, name, batch_size, steps):
+        self.batch_size, self.steps = batch_size, steps
         rng = np.random.default_rng(0)
         x = rng.random((EXAMPLES, 28, 28, 1), dtype=np.float32)
         y = rng.integers(0, CLASSES, EXAMPLES, dtype=np.int32)
@@ -49,16 +52,16 @@ class Network:
         keras_internals.build_for_training(self.model, (x[:2], y[:2]))
         self._units = [INPUTS, *NETWORKS[name], CLASSES]
         data = tf.constant(x), tf.constant(y)
-        rows = batch_indices(EXAMPLES, BATCH_SIZE, 0, 0, steps)
+        rows = batch_indices(EXAMPLES, batch_size, 0, 0, steps)
         self._sparse = {
-            n: SparseSteps(self.model, BATCH_SIZE, n) for n in threads
+            name: SparseSteps(self.model, batch_size, threads)
+            for name, threads in SPARSE.items()
         }
         trained_by = {
             "xla": CompiledSteps(self.model, "xla", data),
             "graph": CompiledSteps(self.model, "graph", data),
+            **self._sparse,
         }
-        for n, made in self._sparse.items():
-            trained_by[f"sparse, {n} thread{'s' * (n > 1)}"] = made
         self.subjects = {
             subject: lambda made=made: made.train(steps, rows, data)
             for subject, made in trained_by.items()
@@ -85,11 +88,20 @@ class Network:
                     rows.append((subject, repetition, step))
         rows.append((ARITHMETIC, 1, self._limit()))
         names = "subject", "repetition", "step_ms"
-        return [dict(zip(names, row)) for row in rows]
+        about = {
+            "batch_size": self.batch_size,
+            "density": density,
+            "weights": sum(map(math.prod, zip(self._units, self._units[1:]))),
+            "kept": sum(self._kept),
+            "units": sum(self._units),
+        }
+        return [{**about, **dict(zip(names, row))} for row in rows]
 
     def chosen(self):
         """What the rule names at the density as it is."""
-        return sparse_rule.backend_for("sparse_or_xla", self.model, BATCH_SIZE)
+        return sparse_rule.backend_for(
+            "sparse_or_xla", self.model, self.batch_size
+        )
 
     def _prune(self, density):
         rng, attachment = (
@@ -122,7 +134,7 @@ class Network:
     def _limit(self):
         """Milliseconds that the products of the surviving weights alone would
         take at the rate of a large matrix product on all cores."""
-        products = BATCH_SIZE * (3 * sum(self._kept) - self._kept[0])
+        products = self.batch_size * (3 * sum(self._kept) - self._kept[0])
         return 1e3 * 2 * products / _flops()
 
 
@@ -228,18 +240,57 @@ def table(frame, chosen):
         + least[median.columns].map("{:.3f}".format)
         + ")"
     )
-    sparse = [name for name in median if name.startswith("sparse")]
-    best = median[sparse].min(axis=1)
-    cells["xla / sparse"] = (median.xla / best).map("{:.2f}".format)
+    ratios = median["xla"] / median["sparse"]
+    cells["xla / sparse"] = ratios.map("{:.2f}".format)
     cells["rule"] = [chosen[density] for density in cells.index]
     cells.index = [f"{density:.2%}" for density in cells.index]
     return cells.iloc[::-1].to_string()
+
+
+def fit(frame):
+    """The constants of `sparse_rule` that fit what was measured.
+
+    Args:
+        frame: `pandas.DataFrame` as the benchmark writes it.
+
+    Returns:
+        A dict, name -> nanoseconds.
+    """
+    keys = ["weights", "batch_size", "kept", "units"]
+    found = frame.groupby([*keys, "subject"]).step_ms.median().reset_index()
+    vectors = -(-found.batch_size // sparse_rule.LANES)
+    parts = {
+        "sparse": (
+            ("_STEP", found.step_ms * 0 + 1),
+            ("_WEIGHT", vectors * found.kept),
+            ("_UNIT", vectors * found.units),
+        ),
+        "xla": (
+            ("_DENSE_STEP", found.step_ms * 0 + 1),
+            ("_DENSE_WEIGHT", found.weights),
+            ("_DENSE_PRODUCT", found.weights * found.batch_size),
+        ),
+    }
+    constants = {}
+    for subject, columns in parts.items():
+        here = found.subject == subject
+        measured = 1e6 * found.step_ms[here].to_numpy()
+        matrix = np.stack([column[here] for _, column in columns], 1)
+        # Of relative errors, so that small networks count as much.
+        scaled = matrix / measured[:, None]
+        solution, *_ = np.linalg.lstsq(scaled, np.ones_like(measured))
+        names = [name for name, _ in columns]
+        constants.update(zip(names, solution.tolist()))
+    return constants
 
 
 def draw(frame, path):
     """Draws milliseconds a step over density, a panel for each network."""
     from matplotlib.figure import Figure
 
+    frame = frame.assign(
+        network=frame.network + ", batch " + frame.batch_size.astype(str)
+    )
     networks = list(frame.network.unique())
     figure = Figure(
         figsize=(5 * len(networks), 4), dpi=120, layout="constrained"
