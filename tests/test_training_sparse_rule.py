@@ -1,7 +1,7 @@
 """When sparse kernels train, and that nothing but the network decides it."""
 
-import importlib.util
 import os
+import sys
 
 import keras
 import numpy as np
@@ -69,13 +69,13 @@ def test_the_density_is_that_of_the_masks_or_what_is_told(monkeypatch):
 
 
 def test_without_numba_all_is_as_before_and_told(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "numba", None)
     loop = loop_on(wrapped(), "auto")
     name, why = loop.choose_backend()
     assert name == loop.backend == loop.backend_for(kept=1) == "xla"
-    assert why.endswith("not by sparse kernels, since Numba is not installed")
+    assert "not by sparse kernels, since Numba cannot be imported" in why
     for backend in ("sparse", "sparse_or_xla"):
-        with pytest.raises(ValueError, match="Numba is not installed"):
+        with pytest.raises(ValueError, match="Numba cannot be imported"):
             loop_on(wrapped(), backend).train(2, seed=0)
 
 

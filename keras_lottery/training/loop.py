@@ -113,6 +113,7 @@ class Loop:
         self.eval_every = check_integer("eval_every", eval_every, 1)
         self.early_stop_metric = early_stop_metric
         self.backend = backend
+        self._compiled, self._compiled_for = {}, None
         self.set_data(train, validation, test)
         self._must_fit = fit.unsupported(model, *train)
         if self._must_fit and backend not in ("auto", "measure", "fit"):
@@ -122,7 +123,6 @@ class Loop:
             )
         self._choice = None
         self._call_length = 1
-        self._compiled, self._compiled_for = {}, None
 
     def set_data(self, train, validation, test=None):
         """Trains and evaluates on other data from now on.
@@ -145,6 +145,8 @@ class Loop:
                 "`batch_size` must be at most the number of training examples, "
                 f"{sizes['train']}. Received: batch_size={self.batch_size}"
             )
+        # Sparse kernels remember arrays; nothing is compiled for them here.
+        self._compiled.pop(sparse_rule.SPARSE, None)
         sets = {name: _on_device(data) for name, data in sets.items()}
         self._size, self._train_data = sizes["train"], sets["train"]
         self._blocks = {

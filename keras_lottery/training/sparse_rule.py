@@ -5,7 +5,6 @@ The time of a step by either backend is estimated from what was measured by
 cores has no part in it: a run that goes on elsewhere must choose the same.
 """
 
-import importlib.util
 import math
 
 from keras_lottery.constraints import mask_of
@@ -28,12 +27,14 @@ def unsupported(model):
     Args:
         model: `keras.Model`, compiled, its metrics and optimizer built.
     """
-    if importlib.util.find_spec("numba") is None:
-        return "Numba is not installed"
     try:
         chain_of(model)
+        # Asked last: it takes a second.
+        import numba  # noqa: F401
     except Unsupported as reason:
         return str(reason)
+    except ImportError as error:
+        return f"Numba cannot be imported ({error})"
     return None
 
 
