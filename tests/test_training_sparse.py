@@ -18,6 +18,7 @@ from keras_lottery.training import Loop
 pytest.importorskip("numba")
 
 # ruff: noqa: E402
+from keras_lottery import keras_internals
 from keras_lottery.training.sparse import SparseSteps
 
 BATCH, EXAMPLES, STEPS = 10, 60, 200
@@ -394,3 +395,19 @@ def test_an_interrupted_training_leaves_what_it_came_to(adam):
     with pytest.raises(KeyboardInterrupt):
         adam.loops["sparse"].train(100, seed=0, progress=interrupt)
     assert int(adam.model.optimizer.iterations) > 0
+
+
+def test_numbers_too_small_for_an_exponent_are_zero_in_kernels_alone(adam):
+    """They are slow; a slot that decays would stay at the smallest of all."""
+    masks = random_masks(0.5)
+    adam.start(masks)
+    tiny = np.float32(1e-40)
+    slots = keras_internals.adam_slots(adam.model.optimizer)[0]
+    # Of an input that is always zero no gradient comes.
+    x, y = data()
+    x[:, 0, 0] = -0.2
+    slots[0].assign(np.where(masks[0], tiny, 0).astype("float32"))
+    loop = Loop(adam.model, (x, y), (x, y), batch_size=BATCH, backend="sparse")
+    loop.train(1, seed=0)
+    assert (slots[0].numpy()[0] == 0).all() and slots[0].numpy().any()
+    assert np.float32(1e-20) * np.float32(1e-20) == tiny
