@@ -81,7 +81,8 @@ class Experiment(Protocol):
     ```python
     experiment = Experiment(dataset="digits", rounds=3)
     results = experiment.run("runs/digits")
-    results.to_pandas().groupby(["arm", "level"]).mean()
+    frame = results.to_pandas()
+    frame.groupby(["arm", "level"])["final_test_accuracy"].mean()
     ```
 
     With a model and data of one's own:

@@ -79,10 +79,10 @@ class SparseSteps:
                 every training step. If not, they count where they are not
                 zero. Defaults to `True`.
         """
-        kernels = [link.layer.kernel for link in self._chain.links]
-        masks = [_mask(kernel) for kernel in kernels]
+        weights = [link.layer.kernel for link in self._chain.links]
+        masks = [_mask(weight) for weight in weights]
         if not masked:
-            masks = [m | (k.numpy() != 0) for m, k in zip(masks, kernels)]
+            masks = [m | (w.numpy() != 0) for m, w in zip(masks, weights)]
         if not self._is_for(masks):
             self._masks = masks
             self._lay_out()
