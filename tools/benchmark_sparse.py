@@ -21,13 +21,19 @@ from absl import flags
 common.start()
 
 import pandas  # noqa: E402
+
+try:
+    import numba  # noqa: F401
+except ImportError as error:
+    common.stop(f"benchmark_sparse.py needs keras-lottery[sparse]: {error}", 2)
+
 from benchmarks import by_density  # noqa: E402
 from benchmarks.measurement import machine  # noqa: E402
 
 from keras_lottery.experiments import Experiment  # noqa: E402
 
 FLAGS = flags.FLAGS
-_STEPS = {"lenet_300_100": 80, "mlp_1024": 15}
+_STEPS = {"lenet_300_100": 80, "mlp_1024": 12}
 
 flags.DEFINE_list("networks", list(by_density.NETWORKS), "Those to measure.")
 flags.DEFINE_list(
@@ -36,7 +42,7 @@ flags.DEFINE_list(
     "Fractions of the weights that survive.",
 )
 flags.DEFINE_list("batch_sizes", ["60", "128"], "Examples of a step.")
-flags.DEFINE_integer("repetitions", 5, "Of each.", lower_bound=1)
+flags.DEFINE_integer("repetitions", 4, "Of each.", lower_bound=1)
 flags.DEFINE_integer(
     "steps",
     None,
