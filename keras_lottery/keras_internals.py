@@ -128,6 +128,14 @@ def compiled_loss_and_metrics(model):
     return model._compile_loss, model._compile_metrics
 
 
+def loss_weights(model):
+    """The argument `loss_weights` of `compile`, `None` without.
+
+    Public `get_compile_config` has it only if the loss can be serialised.
+    """
+    return model._compile_loss._user_loss_weights
+
+
 def unpickle_model(file):
     """Loads a model from the `.keras` file in memory that pickle holds.
 
@@ -221,6 +229,27 @@ def iterations_variable(optimizer):
     gradient accumulation.
     """
     return optimizer._iterations
+
+
+def learning_rate(optimizer):
+    """The learning rate as a variable, a schedule or a function.
+
+    Public `learning_rate` is the number that it is now.
+    """
+    return optimizer._learning_rate
+
+
+def adam_slots(optimizer):
+    """The slots of an `Adam`, two lists in the order of its variables."""
+    return optimizer._momentums, optimizer._velocities
+
+
+def decays_weight(optimizer, variable):
+    """Whether an optimizer with weight decay applies it to a variable.
+
+    `exclude_from_weight_decay` leaves out some.
+    """
+    return optimizer._use_weight_decay(variable)
 
 
 def optimizer_state(optimizer):

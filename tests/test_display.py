@@ -62,7 +62,9 @@ def cells(html):
 
 def test_a_search_in_a_line(lottery):
     text = repr(lottery)
-    assert len(text) < 80 and "\n" not in text
+    # Keras numbers the names of models that are given none.
+    named = text.replace(lottery.model.name, "model")
+    assert len(named) < 80 and "\n" not in text
     assert "level=2" in text and "state=trained" in text
     assert f"density={display.percent(lottery.density)}" in text
 

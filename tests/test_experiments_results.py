@@ -12,7 +12,8 @@ from keras_lottery.experiments.results import (
 COLUMNS = (
     "trial,arm,level,density,iterations,early_stop_iteration,"
     "early_stop_val_loss,early_stop_val_accuracy,early_stop_test_accuracy,"
-    "final_train_accuracy,final_val_accuracy,final_test_accuracy,seconds"
+    "final_train_accuracy,final_val_accuracy,final_test_accuracy,seconds,"
+    "backend"
 )
 
 
@@ -42,6 +43,13 @@ def test_the_columns_are_those_that_others_read():
 def test_a_row_survives_the_round_trip():
     rows = [result(), result(trial=1, arm="reinit", density=0.1 + 0.2)]
     assert from_csv(to_csv(rows)) == rows
+
+
+def test_rows_of_versions_without_a_backend_are_read():
+    (row,) = rows = [result()]
+    lines = to_csv(rows).splitlines()
+    text = "\n".join(line.rsplit(",", 1)[0] for line in lines)
+    assert from_csv(text) == [row] and row.backend == ""
 
 
 def ladder(*accuracies):

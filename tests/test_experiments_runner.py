@@ -160,7 +160,7 @@ def test_the_backend_and_why_it_was_chosen_are_told(tmp_path):
 
     dataclasses.replace(SMALL, trials=1, rounds=0).run(tmp_path, Notes())
     (line,) = told
-    assert line.startswith("Training by xla: ")
+    assert line.startswith(("Training by xla: ", "Training by sparse_or_xla: "))
 
 
 def test_a_second_process_on_the_same_directory_is_refused(tmp_path):
@@ -212,3 +212,26 @@ def test_curves_for_tensorboard(tmp_path):
     run = Run(tmp_path / "run")
     curves = run.load_curves(run.load_places()[place])
     assert values["val_loss", 20] == np.float32(curves["val_loss"][1])
+
+
+def test_sparse_kernels_train_the_levels_at_which_they_are_faster(tmp_path):
+    pytest.importorskip("numba")
+    one = dataclasses.replace(SMALL, rounds=1, rate=0.7, trials=1)
+    keys, backends = {}, {}
+    for backend in ("xla", "sparse_or_xla"):
+        run = Run(tmp_path / backend)
+        changed = dataclasses.replace(one, backend=backend)
+        results = changed.run(run.directory)
+        backends[backend] = [r.backend for r in results if r.arm == "ticket"]
+        keys[backend] = [
+            run.load_places()[Place(0, level, "ticket")] for level in (0, 1)
+        ]
+        # What is found again is what was trained.
+        assert untimed(changed.run(run.directory)) == untimed(results)
+    assert backends == {
+        "xla": ["xla", "xla"],
+        "sparse_or_xla": ["xla", "sparse"],
+    }
+    # A level is one training, whatever chose what trains it.
+    (dense, one), (same, other) = keys.values()
+    assert dense == same and one != other

@@ -38,6 +38,43 @@ class Subclassed(keras.Model):
 # Models.
 
 
+def test_loss_weights_are_what_was_compiled():
+    model = compiled(mlp(), loss_weights=[0.5])
+    assert keras_internals.loss_weights(model) == [0.5]
+    assert keras_internals.loss_weights(compiled(mlp())) is None
+
+
+def test_a_learning_rate_is_told_as_it_was_given():
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 10)
+    of = keras_internals.learning_rate
+    assert of(keras.optimizers.SGD(schedule)) is schedule
+    assert float(of(keras.optimizers.SGD(0.5)).numpy()) == 0.5
+
+
+def test_adam_slots_are_those_that_a_step_moves():
+    model = compiled(mlp())
+    optimizer, variables = model.optimizer, model.trainable_variables
+    optimizer.build(variables)
+    first, second = keras_internals.adam_slots(optimizer)
+    gradients = [np.full(v.shape, 2.0, "float32") for v in variables]
+    optimizer.apply([keras.ops.array(g) for g in gradients], variables)
+    for slots, value in ((first, 0.2), (second, 0.004)):
+        for slot, gradient in zip(slots, gradients, strict=True):
+            np.testing.assert_allclose(
+                slot.numpy(), np.full_like(gradient, value), rtol=1e-5
+            )
+
+
+def test_weights_left_out_of_the_decay_are_told():
+    model = mlp()
+    optimizer = keras.optimizers.AdamW()
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build(model.trainable_variables)
+    for variable in model.trainable_variables:
+        decays = keras_internals.decays_weight(optimizer, variable)
+        assert decays == ("bias" not in variable.path)
+
+
 def test_flatten_layers_reaches_all_depths():
     model = keras.Sequential([keras.Input((4,)), mlp(), layers.Dense(2)])
     found = keras_internals.flatten_layers(model)

@@ -396,3 +396,28 @@ def test_the_script_measures_every_subject(tmp_path):
     assert LOOP in out and "4 trainings of 4 steps on digits" in out
     parts = {row["metric"] for row in rows if row["subject"] == EXPERIMENT}
     assert parts >= {"step_ms", "steps_ms", "evaluation_ms", "rest_ms"}
+
+
+@pytest.mark.slow
+def test_steps_by_density_are_measured_and_drawn(tmp_path):
+    pytest.importorskip("numba")
+    code, out, error = scripts.finish(
+        "benchmark_sparse",
+        "--networks=lenet_300_100",
+        "--densities=1,0.01",
+        "--batch_sizes=60",
+        "--repetitions=1",
+        "--steps=2",
+        "--iterations=2",
+        f"--output_dir={tmp_path}",
+    )
+    assert code == 0, error
+    assert "100.00%" in out and "sparse_or_xla:" in out
+    with open(tmp_path / "by_density.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {float(row["density"]) for row in rows} == {1, 0.01}
+    assert all(float(row["step_ms"]) > 0 for row in rows)
+    subjects = {"xla", "sparse, 1 thread", "arithmetic limit"}
+    assert subjects <= {row["subject"] for row in rows}
+    for suffix in ("json", "png"):
+        assert (tmp_path / f"by_density.{suffix}").exists()

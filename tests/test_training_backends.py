@@ -14,7 +14,7 @@ from test_training import compiled as compiled_model
 
 from keras_lottery import models, tracing
 from keras_lottery.backend import loop_tensorflow
-from keras_lottery.training import Loop, backends
+from keras_lottery.training import Loop, backends, sparse_rule
 
 
 def lstm(**kwargs):
@@ -152,8 +152,10 @@ def test_no_clock_has_a_part_in_the_rule(monkeypatch):
         for clock in ("perf_counter", "monotonic", "process_time"):
             patch.setattr(time, clock, stopped)
         choice = loop.choose_backend()
-    assert choice == loop_tensorflow.by_rule(loop.model, np.zeros((1, 6)))
-    assert choice[0] == loop.backend == "xla"
+    ruled = loop_tensorflow.by_rule(loop.model, np.zeros((1, 6)))
+    assert ruled[0] == "xla"
+    assert choice == sparse_rule.with_sparse(ruled, loop.model)
+    assert choice[0] == loop.backend
 
 
 def test_a_training_step_that_xla_cannot_compile_runs_as_a_graph():
@@ -165,9 +167,9 @@ def test_a_training_step_that_xla_cannot_compile_runs_as_a_graph():
 
     model.compile("adam", loss)
     loop = loop_on(model)
-    assert loop.choose_backend() == (
-        "graph", "XLA cannot compile its training step"
-    )  # fmt: skip
+    name, why = loop.choose_backend()
+    assert name == loop.backend == "graph"
+    assert why.startswith("XLA cannot compile its training step; not by sparse")
     assert loop.train(5, seed=0).diverged is None
 
 

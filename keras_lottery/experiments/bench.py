@@ -20,6 +20,7 @@ from keras_lottery.experiments.store import training_key
 from keras_lottery.rewinding import RewindPoint, copy_optimizers, model_state
 from keras_lottery.tickets import Ticket
 from keras_lottery.training import Loop, Training
+from keras_lottery.training.sparse_rule import OR
 from keras_lottery.training.stack import Stack
 
 
@@ -280,12 +281,20 @@ class Bench:
 
     def _key(self, arm, level):
         settings = dict(self._settings)
+        settings["backend"] = self._backend_for(arm, level)
         if ARMS[arm].train:
             settings["trained_by"] = arm
         seeds = [self.seed("split"), self.seed("order")]
         if ARMS[arm].second_of:
             seeds.append(self.seed(ARMS[arm].order))
         return training_key(settings, self.start(arm, level), seeds)
+
+    def _backend_for(self, arm, level):
+        """What trains a level, which depends on how sparse it is."""
+        if self.experiment.stack > 1:
+            return self.backend.removeprefix(OR)
+        masks = self.start(arm, level).masks.values()
+        return self._loop.backend_for(sum(map(np.count_nonzero, masks)))
 
     def train(self, arm, level, progress=None):
         """Trains one level of one arm.
@@ -328,6 +337,9 @@ class Bench:
         )
         line = self._line(arm, level)
         record["seconds"] = time.perf_counter() - began
+        # Other libraries train by a `fit` of their own.
+        by_loop = not ARMS[arm].train
+        record["backend"] = self._backend_for(arm, level) if by_loop else "fit"
         point = self.pruner.rewind_point
         ticket = self._ticket(arm, start, record, point)
         return Trained(record, training, ticket, line)
@@ -414,7 +426,9 @@ class Bench:
             self.open(place.trial)
             start = self._load(place.arm, place.level)
             stacked.assign(index)
-            record = {**self._record(start, *columns), "seconds": seconds}
+            record = self._record(start, *columns)
+            record["seconds"] = seconds
+            record["backend"] = self._backend_for(place.arm, place.level)
             ticket = self._ticket(place.arm, start, record, points[index])
             line = self._line(place.arm, place.level)
             trained.append(Trained(record, columns[0], ticket, line))
@@ -460,7 +474,7 @@ class Bench:
         return start
 
     def _record(self, start, training, test_at_early_stop, train, test):
-        """The columns of `Result` but `seconds`, of accuracies measured."""
+        """The columns of `Result` that a training and accuracies make."""
         best = int(
             np.flatnonzero(
                 training.iterations == training.early_stop_iteration

@@ -81,7 +81,9 @@ class Experiment(Protocol):
         seed: int, from which all other seeds are derived.
         backend: `"auto"`: a rule chooses by the operations of the network;
             `"measure"`: it is measured; or a backend of
-            `keras_lottery.training`. Backends differ in the last bits.
+            `keras_lottery.training`. Backends differ in the last bits. With
+            Numba the rule is `"sparse_or_xla"` for chains of dense layers:
+            sparse kernels train the levels at which they are faster.
         precision: str, the dtype policy of the model: `"float32"`,
             `"mixed_bfloat16"` or `"mixed_float16"`.
         stack: int, trainings at once in one program, of any level, arm and
@@ -96,7 +98,8 @@ class Experiment(Protocol):
     ```python
     experiment = Experiment(dataset="digits", rounds=3)
     results = experiment.run("runs/digits")
-    results.to_pandas().groupby(["arm", "level"]).mean()
+    frame = results.to_pandas()
+    frame.groupby(["arm", "level"])["final_test_accuracy"].mean()
     ```
 
     With a model and data of one's own:

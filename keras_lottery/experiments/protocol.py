@@ -89,7 +89,8 @@ class Protocol:
         for name in ("iterations", "batch_size", "eval_every", "trials"):
             check_integer(name, getattr(self, name), minimum=1)
         check_integer("stack", self.stack, minimum=1)
-        if self.stack > 1 and (stacks is None or self.backend == "fit"):
+        own_loop = self.backend not in ("fit", "sparse")
+        if self.stack > 1 and (stacks is None or not own_loop):
             raise ValueError(
                 "`stack` above 1 needs Keras' JAX backend, which is set by "
                 "the environment variable KERAS_BACKEND, and its compiled "

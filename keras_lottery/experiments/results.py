@@ -31,6 +31,8 @@ class Result:
         final_val_accuracy: float, at the end.
         final_test_accuracy: float, at the end.
         seconds: float, wall time of training and evaluation.
+        backend: str, what trained it; empty in results of versions that did
+            not note it.
     """
 
     trial: int
@@ -46,6 +48,7 @@ class Result:
     final_val_accuracy: float
     final_test_accuracy: float
     seconds: float
+    backend: str = ""
 
 
 class Results(list):
@@ -156,7 +159,7 @@ def from_csv(text):
     """The `Results` in the text of a `results.csv`."""
     kinds = {field.name: field.type for field in dataclasses.fields(Result)}
     return Results(
-        Result(**{name: kinds[name](row[name]) for name in COLUMNS})
+        Result(**{n: kinds[n](row[n]) for n in COLUMNS if n in row})
         for row in csv.DictReader(io.StringIO(text))
     )
 

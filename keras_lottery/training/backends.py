@@ -11,8 +11,16 @@ from absl import logging
 
 from keras_lottery.backend.loop import COMPILED, cannot_compile
 from keras_lottery.training.batches import batch_indices
+from keras_lottery.training.sparse_rule import OR, SPARSE
 
-BACKENDS = ("auto", "measure", *COMPILED, "fit")
+BACKENDS = (
+    "auto",
+    "measure",
+    *COMPILED,
+    SPARSE,
+    *(OR + name for name in COMPILED),
+    "fit",
+)
 # The one that others are compared with, and that compiles every model.
 _PLAIN = COMPILED[0]
 

@@ -19,7 +19,7 @@ from keras_lottery.backend.loop import (
 )
 from keras_lottery.checks import check_choice, check_integer
 from keras_lottery.levels import EARLY_STOP_METRICS
-from keras_lottery.training import backends, fit
+from keras_lottery.training import backends, fit, sparse_rule
 from keras_lottery.training.batches import batch_indices
 from keras_lottery.training.recording import Recorder
 
@@ -68,8 +68,10 @@ class Loop:
             `"val_accuracy"`, of which the maximum is the early-stop
             iteration. Defaults to `"val_loss"`, as in the paper.
         backend: `"auto"`: what the rule names; `"measure"`: what is measured
-            to be fastest; or one of `"graph"`, `"xla"`, `"xla_update"` and
-            `"fit"`. Defaults to `"auto"`.
+            to be fastest; one of `"graph"`, `"xla"`, `"xla_update"`,
+            `"sparse"` and `"fit"`; or `"sparse_or_"` and one of the first
+            three: sparse kernels where a rule expects them to be faster (see
+            `sparse_rule`), that one elsewhere. Defaults to `"auto"`.
 
     Attributes:
         backend: The argument; from the first training or evaluation on, the
@@ -115,16 +117,16 @@ class Loop:
         self.eval_every = check_integer("eval_every", eval_every, 1)
         self.early_stop_metric = early_stop_metric
         self.backend = backend
+        self._compiled, self._compiled_for = {}, None
         self.set_data(train, validation, test)
         self._must_fit = fit.unsupported(model, *train)
-        if self._must_fit and backend in COMPILED:
+        if self._must_fit and backend not in ("auto", "measure", "fit"):
             raise ValueError(
                 f'`backend` must be "fit", since {self._must_fit}. '
                 f"Received: backend={backend!r}"
             )
         self._choice = None
         self._call_length = 1
-        self._compiled, self._compiled_for = {}, None
 
     def set_data(self, train, validation, test=None):
         """Trains and evaluates on other data from now on.
@@ -147,6 +149,8 @@ class Loop:
                 "`batch_size` must be at most the number of training examples, "
                 f"{sizes['train']}. Received: batch_size={self.batch_size}"
             )
+        # Sparse kernels remember arrays; nothing is compiled for them here.
+        self._compiled.pop(sparse_rule.SPARSE, None)
         sets = {name: _on_device(data) for name, data in sets.items()}
         self._size, self._train_data = sizes["train"], sets["train"]
         self._blocks = {
@@ -184,10 +188,10 @@ class Loop:
                 "`start` must be at least 0 and less than `iterations`. "
                 f"Received: start={start}, iterations={iterations}"
             )
-        self.choose_backend()
+        kept = self._begin(masked=True)
         self._check_metric()
         self.model.reset_metrics()
-        recorder = Recorder(self.early_stop_metric, self._kept)
+        recorder = Recorder(self.early_stop_metric, kept)
         visits = visits or {}
 
         def evaluated(iteration, train_loss):
@@ -195,7 +199,7 @@ class Loop:
             recorder.add(iteration, *measured, train_loss)
             return recorder.diverged is not None
 
-        if self.backend == "fit":
+        if self._now == "fit":
             fit.train(
                 self.model,
                 self._train_data,
@@ -207,7 +211,12 @@ class Loop:
                 progress,
             )
         else:
-            self._train(seed, start, iterations, evaluated, visits, progress)
+            try:
+                self._train(
+                    seed, start, iterations, evaluated, visits, progress
+                )
+            finally:
+                self._store()
         return recorder.training()
 
     def evaluate(self, data, weights=None):
@@ -231,10 +240,12 @@ class Loop:
         blocks = self._blocks_of(data)
         self.choose_backend()
         if weights is None:
+            self._begin(masked=False)
             return self._evaluate(blocks)
         own = self.model.get_weights()
         try:
             self.model.set_weights(weights)
+            self._begin(masked=False)
             return self._evaluate(blocks)
         finally:
             self.model.set_weights(own)
@@ -264,6 +275,13 @@ class Loop:
             return backends.by_measurement(
                 self.model, self._steps_on, data, shape
             )
+        if self.backend.startswith(sparse_rule.SPARSE):
+            reason = sparse_rule.unsupported(self.model)
+            if reason:
+                raise ValueError(
+                    "`backend` must be one without sparse kernels, since "
+                    f"{reason}. Received: backend={self.backend!r}"
+                )
         if self.backend != "auto":
             return self.backend, "it was asked for"
         choice = by_rule(self.model, data[0])
@@ -271,8 +289,44 @@ class Loop:
         if name != plain and not backends.compiles(
             self._steps_on(name), data, shape
         ):
-            return plain, "XLA cannot compile its training step"
-        return choice
+            choice = plain, "XLA cannot compile its training step"
+        return sparse_rule.with_sparse(choice, self.model)
+
+    def backend_for(self, kept=None):
+        """What trains the model at the density of its masks.
+
+        Args:
+            kept: Integer, how many of the prunable weights survive. Defaults
+                to `None`: as many as now.
+
+        Returns:
+            A str, one of the backends that train; the same for the same
+            network and density.
+        """
+        name, _ = self.choose_backend()
+        return sparse_rule.backend_for(name, self.model, self.batch_size, kept)
+
+    def _begin(self, masked):
+        """Chooses what computes until the next call of a public method.
+
+        Args:
+            masked: Boolean, whether the weights obey the masks: those that are
+                evaluated may be any.
+
+        Returns:
+            What keeps its weights, as `KeptWeights` does.
+        """
+        self._now = self.backend_for()
+        if self._now != sparse_rule.SPARSE:
+            return self._kept
+        steps = self._steps_on(self._now)
+        steps.load(masked)
+        return steps
+
+    def _store(self):
+        """Gives the variables of the model the state that was trained."""
+        if self._now == sparse_rule.SPARSE:
+            self._steps_on(self._now).store()
 
     def _check_metric(self):
         if self.early_stop_metric != "val_accuracy":
@@ -297,7 +351,7 @@ class Loop:
 
     def _train(self, seed, start, stop, evaluated, visits, progress):
         """Trains by compiled calls that end where something is to be done."""
-        steps = self._steps_on(self.backend)
+        steps = self._steps_on(self._now)
         # XLA compiles per shape: a shorter call is padded to full height.
         indices = np.zeros((self.eval_every, self.batch_size), np.int32)
         ended = False
@@ -311,6 +365,7 @@ class Loop:
             per_step = (time.perf_counter() - began) / (end - start)
             self._call_length = max(1, int(LONGEST_CALL / per_step))
             if end in visits:
+                self._store()
                 visits[end]()
             if progress:
                 progress(end)
@@ -323,18 +378,26 @@ class Loop:
         )
 
     def _evaluate(self, blocks):
-        if self.backend == "fit":
+        if self._now == sparse_rule.SPARSE:
+            return self._steps_on(self._now).evaluate(blocks)
+        if self._now == "fit":
             loss, accuracy = fit.evaluate(self.model, blocks)
         else:
-            loss, accuracy = self._steps_on(self.backend).evaluate(blocks)
+            loss, accuracy = self._steps_on(self._now).evaluate(blocks)
         return loss - fit.penalty(self.model), accuracy
 
     def _steps_on(self, backend):
         if backend not in self._compiled:
-            self._compiled[backend] = CompiledSteps(
-                self.model, backend, self._train_data
-            )
+            self._compiled[backend] = self._make_steps(backend)
         return self._compiled[backend]
+
+    def _make_steps(self, backend):
+        if backend == sparse_rule.SPARSE:
+            # Numba takes a second to import.
+            from keras_lottery.training.sparse import SparseSteps
+
+            return SparseSteps(self.model, self.batch_size)
+        return CompiledSteps(self.model, backend, self._train_data)
 
     def _prepare(self):
         """Builds the model, and forgets what was compiled for another one."""

@@ -178,7 +178,7 @@ class CallTimes:
         self._compiled = set()
 
     def of_train(self, method):
-        """The method `CompiledSteps.train`, timed."""
+        """A method `train` of compiled steps, timed."""
 
         @functools.wraps(method)
         def train(steps, count, indices, data):
@@ -192,7 +192,7 @@ class CallTimes:
         return train
 
     def of_evaluate(self, method):
-        """The method `CompiledSteps.evaluate`, timed."""
+        """A method `evaluate` of compiled steps, timed."""
 
         @functools.wraps(method)
         def evaluate(steps, blocks):
@@ -220,15 +220,21 @@ def timed():
     Yields:
         `CallTimes`.
     """
-    times = CallTimes()
-    with (
-        mock.patch.object(
-            CompiledSteps, "train", times.of_train(CompiledSteps.train)
-        ),
-        mock.patch.object(
-            CompiledSteps, "evaluate", times.of_evaluate(CompiledSteps.evaluate)
-        ),
-    ):
+    times, classes = CallTimes(), [CompiledSteps]
+    with contextlib.suppress(ImportError):
+        from keras_lottery.training.sparse import SparseSteps
+
+        classes.append(SparseSteps)
+    with contextlib.ExitStack() as stack:
+        for steps in classes:
+            for name, clock in (
+                ("train", times.of_train),
+                ("evaluate", times.of_evaluate),
+            ):
+                timed_method = clock(getattr(steps, name))
+                stack.enter_context(
+                    mock.patch.object(steps, name, timed_method)
+                )
         yield times
 
 

@@ -1,0 +1,314 @@
+"""A training step by density: dense backends, PyTorch, sparse kernels.
+
+All train one network under the same masks, in one process, and take turns.
+"""
+
+import math
+import statistics
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_lottery
+from keras_lottery import keras_internals, models
+from keras_lottery.backend.loop import CompiledSteps
+from keras_lottery.training import batch_indices, sparse_rule
+from keras_lottery.training.sparse import SparseSteps
+
+# Hidden units of each network.
+NETWORKS = {"lenet_300_100": (300, 100), "mlp_1024": (1024, 1024)}
+INPUTS, CLASSES, EXAMPLES = 784, 10, 55_000
+ARITHMETIC = "arithmetic limit"
+# Threads of the sparse kernels; `None`: as they choose.
+SPARSE = {"sparse": None, "sparse, 1 thread": 1, "sparse, 2 threads": 2}
+
+
+class Network:
+    """One network and what trains it.
+
+    Args:
+        name: str, one of `NETWORKS`.
+        batch_size: int.
+        steps: int, of one repetition.
+
+    Attributes:
+        subjects: dict, name -> function without arguments that trains so many
+            steps.
+    """
+
+    def __init__(self, name, batch_size, steps):
+        self.batch_size, self.steps = batch_size, steps
+        rng = np.random.default_rng(0)
+        x = rng.random((EXAMPLES, 28, 28, 1), dtype=np.float32)
+        y = rng.integers(0, CLASSES, EXAMPLES, dtype=np.int32)
+        self.model = keras_lottery.wrap(_model(name))
+        self.model.compile(
+            keras.optimizers.Adam(1.2e-3),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+        keras_internals.build_for_training(self.model, (x[:2], y[:2]))
+        self._units = [INPUTS, *NETWORKS[name], CLASSES]
+        data = tf.constant(x), tf.constant(y)
+        rows = batch_indices(EXAMPLES, batch_size, 0, 0, steps)
+        self._sparse = {
+            name: SparseSteps(self.model, batch_size, threads)
+            for name, threads in SPARSE.items()
+        }
+        trained_by = {
+            "xla": CompiledSteps(self.model, "xla", data),
+            "graph": CompiledSteps(self.model, "graph", data),
+            **self._sparse,
+        }
+        self.subjects = {
+            subject: lambda made=made: made.train(steps, rows, data)
+            for subject, made in trained_by.items()
+        }
+        self._torch = _Torch(self._units, x, y, rows)
+        if self._torch.module:
+            self.subjects["PyTorch, masked"] = self._torch.train
+
+    def measure(self, density, repetitions):
+        """Milliseconds a step at a density.
+
+        Returns:
+            A list of dicts: `subject`, `repetition` and `step_ms`.
+        """
+        self._prune(density)
+        rows = []
+        for repetition in range(repetitions + 1):
+            for subject, train in self.subjects.items():
+                began = time.perf_counter()
+                train()
+                step = 1e3 * (time.perf_counter() - began) / self.steps
+                # The first warms up: it may compile, and fills the caches.
+                if repetition:
+                    rows.append((subject, repetition, step))
+        rows.append((ARITHMETIC, 1, self._limit()))
+        names = "subject", "repetition", "step_ms"
+        about = {
+            "batch_size": self.batch_size,
+            "density": density,
+            "weights": sum(map(math.prod, zip(self._units, self._units[1:]))),
+            "kept": sum(self._kept),
+            "units": sum(self._units),
+        }
+        return [{**about, **dict(zip(names, row))} for row in rows]
+
+    def chosen(self):
+        """What the rule names at the density as it is."""
+        return sparse_rule.backend_for(
+            "sparse_or_xla", self.model, self.batch_size
+        )
+
+    def _prune(self, density):
+        rng, attachment = (
+            np.random.default_rng(0),
+            self.model.lottery.attachment,
+        )
+        masks = self.model.lottery.masks
+        masks = {
+            path: rng.random(m.shape) < density for path, m in masks.items()
+        }
+        attachment.assign_masks(masks)
+        # Every density is trained from the same weights.
+        for layer in _model_layers(self.model):
+            initial = keras.initializers.GlorotNormal(seed=0)(
+                layer.kernel.shape
+            )
+            layer.kernel.assign(initial)
+            layer.bias.assign(np.zeros(layer.bias.shape))
+        attachment.apply_masks()
+        for variable in keras_lottery.optimizers.variables_of(
+            self.model.optimizer
+        ):
+            if variable.path.rsplit("/", 1)[-1] != "learning_rate":
+                variable.assign(np.zeros(variable.shape))
+        for made in self._sparse.values():
+            made.load()
+        self._torch.prune(list(masks.values()))
+        self._kept = [int(m.sum()) for m in masks.values()]
+
+    def _limit(self):
+        """Milliseconds that the products of the surviving weights alone would
+        take at the rate of a large matrix product on all cores."""
+        products = self.batch_size * (3 * sum(self._kept) - self._kept[0])
+        return 1e3 * 2 * products / _flops()
+
+
+_known_flops = []
+
+
+def _flops():
+    """Floating-point operations a second of NumPy's matrix product."""
+    if not _known_flops:
+        size = 2048
+        a = np.ones((size, size), np.float32)
+        seconds = []
+        for _ in range(7):
+            began = time.perf_counter()
+            a @ a
+            seconds.append(time.perf_counter() - began)
+        _known_flops.append(2 * size**3 / statistics.median(seconds))
+    return _known_flops[0]
+
+
+def _model(name):
+    if name == "lenet_300_100":
+        return models.lenet_300_100(seed=0)
+    hidden = [keras.layers.Dense(n, "relu") for n in NETWORKS[name]]
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            keras.layers.Flatten(),
+            *hidden,
+            keras.layers.Dense(CLASSES),
+        ]
+    )
+
+
+def _model_layers(model):
+    return [layer for layer in model.layers if hasattr(layer, "kernel")]
+
+
+class _Torch:
+    """The same steps in PyTorch, dense under masks, if it is installed."""
+
+    def __init__(self, units, x, y, rows):
+        self.module = None
+        try:
+            import torch
+        except ImportError:
+            return
+        self._torch = torch
+        layers = []
+        for pair in zip(units, units[1:]):
+            layers += [torch.nn.Linear(*pair), torch.nn.ReLU()]
+        self.module = torch.nn.Sequential(*layers[:-1])
+        self._optimizer = torch.optim.Adam(
+            self.module.parameters(), lr=1.2e-3, fused=True
+        )
+        self._loss = torch.nn.CrossEntropyLoss()
+        self._x = torch.from_numpy(x.reshape(len(x), -1))
+        self._y = torch.from_numpy(y).long()
+        self._rows = torch.from_numpy(rows.astype(np.int64))
+
+    def prune(self, masks):
+        if not self.module:
+            return
+        kernels = [p for p in self.module.parameters() if p.dim() == 2]
+        self._masks = [
+            (kernel, self._torch.from_numpy(mask.T.astype(np.float32)))
+            for kernel, mask in zip(kernels, masks)
+        ]
+        for kernel, mask in self._masks:
+            self._torch.nn.init.xavier_normal_(kernel)
+            kernel.data.mul_(mask)
+
+    def train(self):
+        for rows in self._rows:
+            self._optimizer.zero_grad(set_to_none=True)
+            loss = self._loss(self.module(self._x[rows]), self._y[rows])
+            loss.backward()
+            for kernel, mask in self._masks:
+                kernel.grad.mul_(mask)
+            self._optimizer.step()
+            for kernel, mask in self._masks:
+                kernel.data.mul_(mask)
+
+
+# What is told.
+
+
+def table(frame, chosen):
+    """The table of one network, as text.
+
+    Args:
+        frame: `pandas.DataFrame` of the columns `density`, `subject`,
+            `repetition` and `step_ms`.
+        chosen: dict, density -> what the rule names.
+    """
+    found = frame.groupby(["density", "subject"], sort=False).step_ms
+    median, least = found.median().unstack(), found.min().unstack()
+    # An order that the grouping does not keep.
+    median = median[frame.subject.unique()]
+    cells = (
+        median.map("{:.3f}".format)
+        + " ("
+        + least[median.columns].map("{:.3f}".format)
+        + ")"
+    )
+    ratios = median["xla"] / median["sparse"]
+    cells["xla / sparse"] = ratios.map("{:.2f}".format)
+    cells["rule"] = [chosen[density] for density in cells.index]
+    cells.index = [f"{density:.2%}" for density in cells.index]
+    return cells.iloc[::-1].to_string()
+
+
+def fit(frame):
+    """The constants of `sparse_rule` that fit what was measured.
+
+    Args:
+        frame: `pandas.DataFrame` as the benchmark writes it.
+
+    Returns:
+        A dict, name -> nanoseconds.
+    """
+    keys = ["weights", "batch_size", "kept", "units"]
+    found = frame.groupby([*keys, "subject"]).step_ms.median().reset_index()
+    vectors = -(-found.batch_size // sparse_rule.LANES)
+    parts = {
+        "sparse": (
+            ("_STEP", found.step_ms * 0 + 1),
+            ("_WEIGHT", vectors * found.kept),
+            ("_UNIT", vectors * found.units),
+        ),
+        "xla": (
+            ("_DENSE_STEP", found.step_ms * 0 + 1),
+            ("_DENSE_WEIGHT", found.weights),
+            ("_DENSE_PRODUCT", found.weights * found.batch_size),
+        ),
+    }
+    constants = {}
+    for subject, columns in parts.items():
+        here = found.subject == subject
+        measured = 1e6 * found.step_ms[here].to_numpy()
+        matrix = np.stack([column[here] for _, column in columns], 1)
+        # Of relative errors, so that small networks count as much.
+        scaled = matrix / measured[:, None]
+        solution, *_ = np.linalg.lstsq(scaled, np.ones_like(measured))
+        names = [name for name, _ in columns]
+        constants.update(zip(names, solution.tolist()))
+    return constants
+
+
+def draw(frame, path):
+    """Draws milliseconds a step over density, a panel for each network."""
+    from matplotlib.figure import Figure
+
+    frame = frame.assign(
+        network=frame.network + ", batch " + frame.batch_size.astype(str)
+    )
+    networks = list(frame.network.unique())
+    figure = Figure(
+        figsize=(5 * len(networks), 4), dpi=120, layout="constrained"
+    )
+    panels = figure.subplots(1, len(networks), squeeze=False)[0]
+    for axes, network in zip(panels, networks):
+        of_one = frame[frame.network == network]
+        for subject in of_one.subject.unique():
+            steps = of_one[of_one.subject == subject].groupby("density").step_ms
+            style = ":" if subject == ARITHMETIC else "-"
+            line = steps.median()
+            axes.plot(100 * line.index, line, style, marker=".", label=subject)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.invert_xaxis()
+        axes.set_title(network, fontsize=10, loc="left")
+        axes.set_xlabel("weights kept, %")
+        axes.set_ylabel("ms a step")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(fontsize=8)
+    figure.savefig(path)
