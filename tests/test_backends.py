@@ -151,13 +151,20 @@ def test_it_is_imported_where_tensorflow_is_not(name):
 import sys
 sys.modules["tensorflow"] = None
 import keras_lottery
-for part in "experiments", "training", "tuner", "datasets", "export", "report":
+for part in "experiments", "training", "tuner", "datasets", "report":
     try:
         __import__(f"keras_lottery.{part}")
     except ImportError as error:
         assert "needs Keras' TensorFlow backend" in str(error), error
     else:
         raise AssertionError(part)
+from keras_lottery.export import compact, to_litert, to_serving
+try:
+    from keras_lottery.export import export_run
+except ImportError as error:
+    assert "needs Keras' TensorFlow backend" in str(error), error
+else:
+    raise AssertionError("export_run")
 print(*sorted(keras_lottery.__all__))
 """
     assert "LotteryTicketPruner RewindPoint Ticket" in run(name, code)
@@ -172,8 +179,8 @@ def test_every_backend_has_the_same_functions():
         name
         for name in vars(backend)
         if not name.startswith("_") and getattr(backend, name)
-    } - {"NAME", "NAMES", "importlib", "keras", "require_tensorflow"}
-    names -= {*backend.NAMES, "common"}
+    } - {"NAME", "NAMES", "ON_TENSORFLOW", "importlib", "keras"}
+    names -= {*backend.NAMES, "common", "require_tensorflow"}
     for name in backend.NAMES:
         source = (ROOT / "keras_lottery" / "backend" / f"{name}.py").read_text()
         for function in names:
@@ -191,7 +198,7 @@ def test_only_the_folder_of_backends_names_one():
 
 
 def test_a_part_that_needs_tensorflow_is_refused_elsewhere(monkeypatch):
-    monkeypatch.setattr(backend, "NAME", "jax")
+    monkeypatch.setattr(backend, "ON_TENSORFLOW", False)
     with pytest.raises(ImportError, match="variable KERAS_BACKEND to tensor"):
         backend.require_tensorflow("keras_lottery.training")
 
