@@ -85,6 +85,12 @@ for v in net.trainable_variables:
         assert not now[~masks[v.path]].any()
         kept = np.where(masks[v.path], expected["weight " + v.path], 0)
         assert now.tobytes() == kept.astype("float32").tobytes()
+# What it saves again is the same file.
+for found in ticket, net.lottery.ticket():
+    found.save(sys.argv[1] + "/again.ticket")
+    one, again = (open(f"{sys.argv[1]}/{n}.ticket", "rb").read()
+                  for n in ("one", "again"))
+    assert one == again
 net.fit(*data(), batch_size=8, verbose=0)
 for path, mask in net.lottery.masks.items():
     assert (mask <= masks[path]).all()
@@ -107,6 +113,30 @@ for _ in range(4):
     net.fit(*data(), batch_size=8, verbose=0)
     counts.append(len(compiled) - before)
 assert counts[0] and not any(counts[2:]), counts
+"""
+)
+
+TWO_OPTIMIZERS = (
+    MODEL
+    + """
+class Own(keras.Sequential):
+    def train_step(self, *args):
+        return super().train_step(*args)
+
+net = Own([keras.layers.Flatten(), keras.layers.Dense(3)])
+net.other = keras.optimizers.SGD()
+net.compile("adam", "mse")
+keras_lottery.wrap(net)
+try:
+    net.fit(*data(), verbose=0)
+except ValueError as error:
+    assert "by one optimizer on Keras' JAX backend" in str(error), error
+else:
+    raise AssertionError
+assert net.lottery.level == 0
+net.compile("adam", "mse", run_eagerly=True)
+net.fit(*data(), verbose=0)
+assert net.lottery.level == 1
 """
 )
 
@@ -172,6 +202,10 @@ print(*sorted(keras_lottery.__all__))
 
 def test_on_jax_a_new_mask_compiles_nothing():
     run("jax", COMPILED)
+
+
+def test_on_jax_a_compiled_step_has_one_optimizer():
+    run("jax", TWO_OPTIMIZERS)
 
 
 def test_every_backend_has_the_same_functions():
