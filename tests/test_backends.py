@@ -5,6 +5,7 @@ this environment, or in that of the Python which `KERAS_LOTTERY_JAX` or
 `KERAS_LOTTERY_TORCH` names, since the three are not often installed together.
 """
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -168,11 +169,23 @@ def run(name, code, *arguments):
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A function: a backend -> the directory with a ticket it wrote."""
+
+    @functools.cache
+    def write(name):
+        directory = tmp_path_factory.mktemp(name)
+        run(name, WRITE, directory)
+        return directory
+
+    return write
+
+
 @pytest.mark.parametrize("one, other", PAIRS)
-def test_a_ticket_of_one_backend_is_applied_on_another(one, other, tmp_path):
-    python(one), python(other)
-    run(one, WRITE, tmp_path)
-    run(other, READ, tmp_path)
+def test_a_ticket_of_one_backend_is_applied_on_another(one, other, written):
+    python(other)
+    run(other, READ, written(one))
 
 
 @pytest.mark.parametrize("name", ["jax", "torch"])
