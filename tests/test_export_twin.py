@@ -171,7 +171,7 @@ def test_tensorflow_must_be_there(monkeypatch, tmp_path):
 
 
 def test_what_has_no_twin_is_refused_elsewhere(monkeypatch):
-    monkeypatch.setattr(backend, "ON_TENSORFLOW", False)
+    monkeypatch.setattr(backend, "NAME", "jax")
     with pytest.raises(
         ImportError, match="export.export_run needs Keras' Tens"
     ):

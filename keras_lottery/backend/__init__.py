@@ -10,7 +10,7 @@ import keras
 
 NAMES = ("tensorflow", "jax", "torch")
 NAME = keras.backend.backend()
-# Which the laboratory, the tuner and the writers of exported models need.
+# Which the tuner and what writes exported models need.
 ON_TENSORFLOW = NAME == "tensorflow"
 
 if NAME not in NAMES:
@@ -59,7 +59,7 @@ def require_tensorflow(what):
     Raises:
         ImportError: Under another backend.
     """
-    if not ON_TENSORFLOW:
+    if NAME != "tensorflow":
         raise ImportError(
             f"{what} needs Keras' TensorFlow backend: set the environment "
             "variable KERAS_BACKEND to tensorflow, or leave it unset. A "
