@@ -146,7 +146,7 @@ def test_layers_of_ones_own_go_along(here, tmp_path):
     [
         (
             Shift(2.0, told=False),
-            "TensorFlow twin must answer as the Keras mod",
+            "one whose twin does not.* differs by",
         ),
         (Needing(2.0), "saves, and loads on TensorFlow.*TypeError"),
     ],

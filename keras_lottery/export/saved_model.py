@@ -156,15 +156,14 @@ def verify_saved_model(directory, inputs, expected, tolerance):
     return Verified(examples, difference, weights, zeros)
 
 
-def compare_outputs(name, found, expected, tolerance, what="written model"):
+def compare_outputs(name, found, expected, tolerance):
     """The greatest difference of an output from the one expected.
 
     Args:
         name: str, of the output.
-        found: array, of the written model, or of `what`.
+        found: array, of the written model.
         expected: array, of the Keras model.
         tolerance: float, see `verify_saved_model`.
-        what: str, what it is that is compared.
 
     Returns:
         A float.
@@ -174,7 +173,7 @@ def compare_outputs(name, found, expected, tolerance, what="written model"):
     """
     if found.dtype != expected.dtype or found.shape != expected.shape:
         raise ValueError(
-            f"The {what} gives {name!r} as {found.dtype} of shape "
+            f"The written model gives {name!r} as {found.dtype} of shape "
             f"{found.shape}, the Keras model as {expected.dtype} of shape "
             f"{expected.shape}."
         )
@@ -189,7 +188,7 @@ def compare_outputs(name, found, expected, tolerance, what="written model"):
     scale = np.max(np.abs(finite[np.isfinite(finite)]), initial=1.0)
     if not difference <= tolerance * scale:
         raise ValueError(
-            f"The {what} must answer as the Keras model does. Output "
+            "The written model must answer as the Keras model does. Output "
             f"{name!r} differs by {difference:.3g}; tolerance={tolerance:g} "
             f"allows {tolerance * scale:.3g}. A model that draws random "
             "numbers cannot be verified; one in half precision needs more "

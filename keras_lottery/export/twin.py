@@ -142,10 +142,17 @@ def export_twin(name, model, target, *, level=None, **arguments):
         inputs, answers = process.call(answer, twin, preprocess, examples)
         tolerance = arguments.get("tolerance", 1e-4)
         expected = _outputs(model, inputs)
-        for output, array in zip(answers, expected, strict=True):
-            # PyTorch's arrays of bfloat16 are of float32.
-            found = answers[output].astype(array.dtype)
-            compare_outputs(output, found, array, tolerance, "TensorFlow twin")
+        try:
+            for output, array in zip(answers, expected, strict=True):
+                # PyTorch's arrays of bfloat16 are of float32.
+                found = answers[output].astype(array.dtype)
+                compare_outputs(output, found, array, tolerance)
+        except ValueError as error:
+            raise ValueError(
+                "`model` must be one that computes the same on TensorFlow, "
+                "from its `get_config` and its weights. Received one whose "
+                f"twin does not, which was not written. {error}"
+            ) from error
         return process.call(export, twin, name, target, arguments, sys.argv)
 
 
