@@ -10,6 +10,8 @@ itself: its class, its config and its variables stay as they are. The masks are
 found on the variables, where `TicketMask` sits as their constraint.
 """
 
+import math
+
 import keras
 from keras import ops
 
@@ -171,19 +173,22 @@ def _count_live_weights(optimizer):
         mask = current[-1]
         if mask is None:
             return dense(x)
-        return live(optimizer, x, mask)
+        return live(optimizer, dense, x, mask)
 
     _replace(optimizer, internals.UPDATE_STEP, update_step_of_masked)
     _replace(optimizer, name, scaled)
 
 
-def _live_rms(optimizer, x, mask):
+def _live_rms(optimizer, dense, x, mask):
     # A dead row and a dead column meet in 0 / 0: select before squaring.
-    live = ops.maximum(ops.sum(ops.cast(mask.mask.value, x.dtype)), 1)
-    return ops.sqrt(ops.sum(ops.square(mask.select(x))) / live)
+    live = ops.sum(ops.cast(mask.mask.value, x.dtype))
+    squares = ops.sum(ops.square(mask.select(x)))
+    some = ops.sqrt(squares / ops.maximum(live, 1))
+    # Where all live it is the optimizer's own, to the bit.
+    return ops.where(live < math.prod(x.shape), some, dense(x))
 
 
-def _live_lr_adjust(optimizer, x, mask):
+def _live_lr_adjust(optimizer, dense, x, mask):
     if optimizer.rms_rate is None:
         return x
     rows = ops.sum(ops.cast(ops.any(mask.mask.value, axis=1), x.dtype))

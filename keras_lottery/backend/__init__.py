@@ -10,6 +10,8 @@ import keras
 
 NAMES = ("tensorflow", "jax", "torch")
 NAME = keras.backend.backend()
+# Which the tuner and what writes exported models need.
+ON_TENSORFLOW = NAME == "tensorflow"
 
 if NAME not in NAMES:
     raise ImportError(

@@ -93,8 +93,13 @@ def make_train_function(pruner, own, force=False):
         pruner: `LotteryTicketPruner`.
         own: the model's own method.
         force: bool, as in Keras.
+
+    Raises:
+        ValueError: If the model trains by several optimizers.
     """
     model = pruner.model
+    _check_optimizers(pruner)
+    _unshare(model)
 
     def with_hooks(step):
         def hooked(state, data):
@@ -108,6 +113,35 @@ def make_train_function(pruner, own, force=False):
     pruner.attach()
     with keras_internals.steps_through(model, with_hooks):
         own(force)
+
+
+def _check_optimizers(pruner):
+    """Refuses a compiled step that would lose the state of an optimizer."""
+    model, names = pruner.model, list(pruner.optimizers())
+    own = type(model).unwrapped_class.train_step
+    if len(names) < 2 or own is keras.Model.train_step or model.run_eagerly:
+        return
+    raise ValueError(
+        "`model` must train by one optimizer on Keras' JAX backend, whose "
+        "compiled step carries the state of `model.optimizer` alone. Compile "
+        "it with `run_eagerly=True`, write a loop of your own "
+        "(`lottery.wrap_optimizer`), or set KERAS_BACKEND to tensorflow or "
+        f"torch. Received: a `train_step` of its own and optimizers {names}"
+    )
+
+
+def _unshare(model):
+    """Gives each variable an array of its own.
+
+    When averages of weights are written back at the end of `fit`, weights and
+    averages share theirs, which a compiled step does not take.
+    """
+    seen = set()
+    optimizer = [] if model.optimizer is None else model.optimizer.variables
+    for variable in (*model.variables, *optimizer):
+        if id(variable.value) in seen:
+            variable.assign(jax.numpy.array(variable.value, copy=True))
+        seen.add(id(variable.value))
 
 
 def _scope(model, state):

@@ -86,6 +86,19 @@ class Endpoint:
             ]
         return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
 
+    def given(self, inputs):
+        """What the model itself is given for examples.
+
+        Args:
+            inputs: dict, name -> array.
+
+        Returns:
+            A nest of arrays, as the model takes them.
+        """
+        with _readable_errors():
+            x = self._prepared({n: tf.constant(a) for n, a in inputs.items()})
+        return keras.tree.map_structure(np.asarray, x)
+
     def trace(self):
         """The function to be served: a `ConcreteFunction`, any batch size.
 
@@ -104,11 +117,13 @@ class Endpoint:
         _check_operations(concrete.graph)
         return concrete
 
-    def _run(self, inputs):
+    def _prepared(self, inputs):
         x = [inputs[name] for name in self.inputs]
         x = keras.tree.pack_sequence_as(self._structure, x)
-        if self._preprocess is not None:
-            x = self._preprocess(x)
+        return x if self._preprocess is None else self._preprocess(x)
+
+    def _run(self, inputs):
+        x = self._prepared(inputs)
         y = self._model(x, **training_argument(self._model, False))
         names = self._output_names or name_leaves(y, "output")
         return dict(zip(names, keras.tree.flatten(y)))

@@ -18,7 +18,6 @@ import tensorflow as tf
 
 from keras_lottery import masks as masks_lib
 from keras_lottery.checks import check_integer
-from keras_lottery.experiments import environment
 from keras_lottery.scopes import find_kernels
 from keras_lottery.version import __version__
 from keras_lottery.wrapping import LotteryModel
@@ -225,6 +224,9 @@ def describe_provenance(model, level=None):
         `versions`, `density`, `densities` (by weight) and, of a wrapped
         model, `level` and `ticket`, its `ticket_hash`.
     """
+    # The laboratory, without which this module can be imported.
+    from keras_lottery.experiments import environment
+
     now = environment.describe()
     found = {
         "created": now["started"],

@@ -130,8 +130,6 @@ def test_averages_swapped_in_and_out(name):
 @pytest.mark.parametrize("rewind_to", some([None, "learning_rate", 0, 3], 0))
 def test_averages_written_back_after_pruning(rewind_to):
     # An average remembers what a pruned weight was.
-    if rewind_to in (None, "learning_rate"):
-        skip_a_second_fit_with_averages()
     options = {"use_ema": True, "ema_momentum": 0.9}
     wrap = {**MASKED, "rewind_to": rewind_to}
     model = zoo.compiled(optimizer=zoo.OPTIMIZERS["Adam"](**options), wrap=wrap)
@@ -143,7 +141,6 @@ def test_averages_written_back_after_pruning(rewind_to):
 
 def test_a_model_that_was_trained_before_it_was_wrapped():
     """Its training function is compiled, its optimizer full of memories."""
-    skip_a_second_fit_with_averages()
     options = {"use_ema": True, "ema_momentum": 0.9}
     model = zoo.compiled(optimizer=zoo.OPTIMIZERS["Adam"](**options))
     zoo.fit(model)
@@ -153,12 +150,6 @@ def test_a_model_that_was_trained_before_it_was_wrapped():
         zoo.fit(model, callbacks=[recorder])
     zoo.assert_zero(model)
     assert not recorder.violations and model.lottery.level == 2
-
-
-def skip_a_second_fit_with_averages():
-    if zoo_steps.BACKEND == "jax":
-        # Weights and averages share memory once the averages are written back.
-        pytest.skip("Keras' JAX trainer fails after a `fit` with `use_ema`.")
 
 
 def test_train_on_batch():

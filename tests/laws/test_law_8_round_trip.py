@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import zoo
+import zoo_steps
 from small import some
 
 import keras_lottery
@@ -270,6 +271,8 @@ def test_a_ticket_of_other_floats(kind, tmp_path):
     loaded = keras_lottery.Ticket.load(path)
     weights = pruner.rewind_point.weights
     assert zoo.same(loaded.rewind_point.weights, weights)
+    if kind == "float64" and zoo_steps.BACKEND == "jax":
+        kind = "float32"  # JAX has no others unless it is told to.
     assert {str(w.dtype) for w in weights.values()} == {kind}
 
 

@@ -22,12 +22,7 @@ from hypothesis.stateful import (
 )
 
 import keras_lottery
-
-try:
-    from keras_lottery import export
-except ImportError:
-    # It needs TensorFlow.
-    export = None
+from keras_lottery import export
 
 _DRAW = np.random.default_rng(0)
 _X = _DRAW.normal(size=(8, 4)).astype("float32")
@@ -309,7 +304,6 @@ class Searches(RuleBasedStateMachine):
         self.at_start = True
         self.check_start(arrays(self.model))
 
-    @precondition(lambda self: export is not None)
     @rule()
     def compact(self):
         before = self.snapshot()
