@@ -179,7 +179,7 @@ class Instant(concurrent.futures.Executor):
         self._threads = concurrent.futures.ThreadPoolExecutor(workers)
 
     def submit(self, job):
-        """Submits a job of the coordinator: `train_place` of a place."""
+        """Submits a job of the coordinator: `train_places`."""
         return self._threads.submit(self._work, job)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
@@ -190,8 +190,9 @@ class Instant(concurrent.futures.Executor):
         content = self._send(job)
         while self._dies():
             content = self._send(job)
-        _, place, *_ = pickle.loads(content).args
-        content = pickle.dumps(_training(place, self._weights))
+        _, places, *_ = pickle.loads(content).args
+        trained = [_training(place, self._weights) for place in places]
+        content = pickle.dumps(trained)
         with self._lock:
             self.returned += len(content)
         return pickle.loads(content)
@@ -210,7 +211,7 @@ class Instant(concurrent.futures.Executor):
 
 
 def _training(place, weights):
-    """What `train_place` returns, of made-up numbers."""
+    """What `train_places` returns of a place, of made-up numbers."""
     key = hashlib.sha256(repr(place).encode()).hexdigest()[:32]
     curve, values = np.ones(400), {"kernel": np.ones(weights, np.float32)}
     training = Training(curve, curve, curve, curve, 1, [], None, 0.0)
