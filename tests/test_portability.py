@@ -80,9 +80,12 @@ def import_everything():
 
     found = pkgutil.walk_packages(keras_lottery.__path__, "keras_lottery.")
     # The other backends' libraries need not be installed.
-    others = {f"keras_lottery.backend.{name}" for name in backend.NAMES}
-    others.remove(f"keras_lottery.backend.{backend.NAME}")
-    names = [module.name for module in found if module.name not in others]
+    others = tuple({*backend.NAMES} - {backend.NAME})
+    names = [
+        module.name
+        for module in found
+        if "backend." not in module.name or not module.name.endswith(others)
+    ]
     for name in names:
         importlib.import_module(name)
     from absl import flags
