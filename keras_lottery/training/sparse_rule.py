@@ -34,7 +34,7 @@ def unsupported(model):
     except Unsupported as reason:
         return str(reason)
     except ImportError as error:
-        return f"Numba cannot be imported ({error})"
+        return f"Numba (the extra `sparse`) cannot be imported ({error})"
     return None
 
 
