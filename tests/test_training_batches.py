@@ -6,8 +6,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lottery.backend.loop import into_blocks
-from keras_lottery.training import batch_indices
+from keras_lottery.training.batches import batch_indices, into_blocks
 
 
 @given(

@@ -152,3 +152,10 @@ def loss_and_accuracy(results):
 def is_accuracy(name):
     """Whether a metric of this name is an accuracy."""
     return name == "acc" or name.endswith("accuracy")
+
+
+def penalties(model):
+    """What the regularizer of each trainable weight adds to the loss."""
+    for variable in model.trainable_weights:
+        if variable.regularizer is not None:
+            yield variable.regularizer(variable)

@@ -30,5 +30,4 @@ stacks = _module if hasattr(_module, "StackedSteps") else None
 TENSOR = _module.TENSOR
 batches_of_blocks = _module.batches_of_blocks
 batches_of_rows = _module.batches_of_rows
-into_blocks = _module.into_blocks
 on_device = _module.on_device

@@ -12,7 +12,7 @@ import jax
 import keras
 import numpy as np
 
-from keras_lottery.backend.common import loss_and_accuracy
+from keras_lottery.backend.common import loss_and_accuracy, penalties
 
 COMPILED = ("jax",)
 TENSOR = jax.Array
@@ -183,7 +183,7 @@ class StackedSteps:
         measured = test_steps(self._model, state, list(map(batches, blocks)))
         trainable = self._model.trainable_variables
         with keras.StatelessScope(list(zip(trainable, state[0]))):
-            added = penalty(self._model)
+            added = sum(penalties(self._model))
         return measured.at[0].add(-added)
 
 
@@ -244,15 +244,6 @@ def _count(block, axis=0):
 
 def _rows(data, index):
     return keras.tree.map_structure(lambda leaf: leaf[index], data)
-
-
-def penalty(model):
-    """What the regularizers of weights add to the loss: a scalar."""
-    return sum(
-        variable.regularizer(variable)
-        for variable in model.trainable_weights
-        if variable.regularizer is not None
-    )
 
 
 # States.
@@ -359,31 +350,6 @@ def on_device(leaf):
     """An array on the device, floats as `keras.config.floatx()`."""
     floating = np.issubdtype(leaf.dtype, np.floating)
     return jax.numpy.asarray(leaf, keras.config.floatx() if floating else None)
-
-
-def into_blocks(data, batch_size):
-    """Cuts data into one block of equal batches and one for the remainder.
-
-    Args:
-        data: Pair of inputs and targets, as tensors.
-        batch_size: Integer, examples per batch.
-
-    Returns:
-        List of one or two pairs of shape `(batches, batch_size, ...)`.
-    """
-    size = len(keras.tree.flatten(data)[0])
-    whole = size - size % batch_size
-
-    def cut(begin, end, rows):
-        return keras.tree.map_structure(
-            lambda leaf: leaf[begin:end].reshape(-1, rows, *leaf.shape[1:]),
-            data,
-        )
-
-    blocks = [cut(0, whole, batch_size)] if whole else []
-    if whole < size:
-        blocks.append(cut(whole, size, size - whole))
-    return blocks
 
 
 class _Batches(keras.utils.PyDataset):

@@ -218,33 +218,6 @@ def _update_under_xla(optimizer):
             attributes["apply_gradients"] = replaced
 
 
-def into_blocks(data, batch_size):
-    """Cuts data into one block of equal batches and one for the remainder.
-
-    Where TensorFlow can slice without a copy, as it can on the first axis of
-    images, a block shares the memory of the data.
-
-    Args:
-        data: Pair of inputs and targets, as tensors.
-        batch_size: Integer, examples per batch.
-
-    Returns:
-        List of one or two pairs of shape `(batches, batch_size, ...)`.
-    """
-    size = len(keras.tree.flatten(data)[0])
-    whole = size - size % batch_size
-
-    def cut(begin, end, rows):
-        return keras.tree.map_structure(
-            lambda t: tf.reshape(t[begin:end], (-1, rows, *t.shape[1:])), data
-        )
-
-    blocks = [cut(0, whole, batch_size)] if whole else []
-    if whole < size:
-        blocks.append(cut(whole, size, size - whole))
-    return blocks
-
-
 class KeptWeights:
     """Copies of variables that stay on the variables' device.
 

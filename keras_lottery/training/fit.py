@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_lottery import backend
 from keras_lottery.backend import loop
-from keras_lottery.backend.common import loss_and_accuracy
+from keras_lottery.backend.common import loss_and_accuracy, penalties
 
 # The seconds between two reports of progress.
 _PROGRESS_EVERY = 0.5
@@ -118,11 +118,7 @@ def penalty(model):
     """
     if _defined_by(model, "test_step"):
         return 0.0
-    return sum(
-        float(variable.regularizer(variable))
-        for variable in model.trainable_weights
-        if variable.regularizer is not None
-    )
+    return sum(map(float, penalties(model)))
 
 
 def _paused(model):

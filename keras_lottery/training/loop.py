@@ -14,13 +14,12 @@ from keras_lottery.backend.loop import (
     CompiledSteps,
     KeptWeights,
     by_rule,
-    into_blocks,
     on_device,
 )
 from keras_lottery.checks import check_choice, check_integer
 from keras_lottery.levels import EARLY_STOP_METRICS
 from keras_lottery.training import backends, fit, sparse_rule
-from keras_lottery.training.batches import batch_indices
+from keras_lottery.training.batches import batch_indices, into_blocks
 from keras_lottery.training.recording import Recorder
 
 # A compiled call cannot be interrupted; it lasts about this long at most, in

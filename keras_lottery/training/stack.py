@@ -6,10 +6,10 @@ import keras
 import numpy as np
 
 from keras_lottery import backend
-from keras_lottery.backend.loop import into_blocks, on_device, stacks
+from keras_lottery.backend.loop import on_device, stacks
 from keras_lottery.checks import check_integer
 from keras_lottery.keras_internals import build_for_training
-from keras_lottery.training.batches import batch_indices
+from keras_lottery.training.batches import batch_indices, into_blocks
 from keras_lottery.training.fit import unsupported
 from keras_lottery.training.loop import EVALUATION_BATCH, LONGEST_CALL
 from keras_lottery.training.recording import Recorder
