@@ -67,8 +67,7 @@ class Network:
             for subject, made in trained_by.items()
         }
         self._torch = _Torch(self._units, x, y, rows)
-        if self._torch.module:
-            self.subjects["PyTorch, masked"] = self._torch.train
+        self.subjects.update(self._torch.subjects)
 
     def measure(self, density, repetitions):
         """Milliseconds a step at a density.
@@ -174,49 +173,89 @@ def _model_layers(model):
 
 
 class _Torch:
-    """The same steps in PyTorch, dense under masks, if it is installed."""
+    """The same steps in PyTorch, if it is installed.
+
+    Attributes:
+        subjects: dict, name -> function without arguments that trains: dense
+            under masks, and with matrices of surviving weights alone (CSR).
+    """
 
     def __init__(self, units, x, y, rows):
-        self.module = None
+        self.subjects = {}
         try:
             import torch
         except ImportError:
             return
-        self._torch = torch
-        layers = []
-        for pair in zip(units, units[1:]):
-            layers += [torch.nn.Linear(*pair), torch.nn.ReLU()]
-        self.module = torch.nn.Sequential(*layers[:-1])
-        self._optimizer = torch.optim.Adam(
-            self.module.parameters(), lr=1.2e-3, fused=True
-        )
+        self._torch, self._shapes = torch, list(zip(units[1:], units))
         self._loss = torch.nn.CrossEntropyLoss()
         self._x = torch.from_numpy(x.reshape(len(x), -1))
         self._y = torch.from_numpy(y).long()
         self._rows = torch.from_numpy(rows.astype(np.int64))
+        self.subjects = {
+            "PyTorch, masked": self._train_masked,
+            "PyTorch, CSR": self._train_csr,
+        }
 
     def prune(self, masks):
-        if not self.module:
+        """Gives both networks new weights under these masks."""
+        if not self.subjects:
             return
-        kernels = [p for p in self.module.parameters() if p.dim() == 2]
-        self._masks = [
-            (kernel, self._torch.from_numpy(mask.T.astype(np.float32)))
-            for kernel, mask in zip(kernels, masks)
+        torch = self._torch
+        self._masks = [torch.from_numpy(m.T.astype(np.float32)) for m in masks]
+        kernels = [
+            torch.nn.init.xavier_normal_(torch.empty(mask.shape)) * mask
+            for mask in self._masks
         ]
-        for kernel, mask in self._masks:
-            self._torch.nn.init.xavier_normal_(kernel)
-            kernel.data.mul_(mask)
+        self._kernels, self._dense = self._parameters(kernels)
+        self._places = [kernel.to_sparse_csr() for kernel in kernels]
+        values = [places.values() for places in self._places]
+        self._values, self._sparse = self._parameters(values)
 
-    def train(self):
+    def _parameters(self, weights):
+        """Those weights and new biases, to train, and their optimizer."""
+        torch = self._torch
+        weights = [torch.nn.Parameter(weight.clone()) for weight in weights]
+        biases = [
+            torch.nn.Parameter(torch.zeros(units)) for units, _ in self._shapes
+        ]
+        optimizer = torch.optim.Adam([*weights, *biases], lr=1.2e-3, fused=True)
+        return list(zip(weights, biases)), optimizer
+
+    def _train_masked(self):
         for rows in self._rows:
-            self._optimizer.zero_grad(set_to_none=True)
-            loss = self._loss(self.module(self._x[rows]), self._y[rows])
-            loss.backward()
-            for kernel, mask in self._masks:
+            self._dense.zero_grad(set_to_none=True)
+            outputs = self._x[rows]
+            for layer, (kernel, bias) in enumerate(self._kernels):
+                outputs = self._torch.nn.functional.linear(
+                    self._activated(outputs, layer), kernel, bias
+                )
+            self._loss(outputs, self._y[rows]).backward()
+            for (kernel, _), mask in zip(self._kernels, self._masks):
                 kernel.grad.mul_(mask)
-            self._optimizer.step()
-            for kernel, mask in self._masks:
+            self._dense.step()
+            for (kernel, _), mask in zip(self._kernels, self._masks):
                 kernel.data.mul_(mask)
+
+    def _train_csr(self):
+        for rows in self._rows:
+            self._sparse.zero_grad(set_to_none=True)
+            # The product of a CSR matrix from the left is the one there is.
+            outputs = self._x[rows].T
+            for layer, (values, bias) in enumerate(self._values):
+                places = self._places[layer]
+                kernel = self._torch.sparse_csr_tensor(
+                    places.crow_indices(),
+                    places.col_indices(),
+                    values,
+                    places.shape,
+                )
+                product = kernel @ self._activated(outputs, layer)
+                outputs = product + bias[:, None]
+            self._loss(outputs.T, self._y[rows]).backward()
+            self._sparse.step()
+
+    def _activated(self, inputs, layer):
+        return self._torch.relu(inputs) if layer else inputs
 
 
 # What is told.
