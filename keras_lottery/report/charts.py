@@ -327,7 +327,7 @@ def tradeoff(frame, batch_size):
     """Accuracy against latency and against size, side by side.
 
     One point a level; the dense network's is a star. Arms with the same masks
-    have one colour.
+    have one colour, and each form of the files has a row of its own.
 
     Args:
         frame: `pandas.DataFrame` of `export.Tradeoff`.
@@ -341,18 +341,24 @@ def tradeoff(frame, batch_size):
         ("kilobytes", "kilobytes of the file"),
     )
     frame = frame.assign(kilobytes=frame["bytes"] / 1e3)
-    patterns = frame.groupby(["run", "form"], sort=False)
-    with _canvas(10, 4.3) as figure:
-        both = figure.subplots(1, 2, sharey=True)
-        for axes, (column, label) in zip(both, columns):
-            for style, (_, pattern) in zip(_styles(), patterns):
-                for arm, line in pattern.groupby("arm", sort=False):
-                    _draw_tradeoff(axes, line, column, arm, style)
-            axes.set_xscale("log")
+    styles = dict(zip(frame["run"].unique(), _styles()))
+    forms = frame.groupby("form", sort=False)
+    with _canvas(10, 0.8 + 3.5 * len(forms)) as figure:
+        rows = figure.subplots(
+            len(forms), 2, sharey=True, sharex="col", squeeze=False
+        )
+        for both, (form, files) in zip(rows, forms):
+            for axes, (column, _) in zip(both, columns):
+                lines = files.groupby(["run", "arm"], sort=False)
+                for (run, arm), line in lines:
+                    _draw_tradeoff(axes, line, column, arm, styles[run])
+                axes.set_xscale("log")
+                axes.set_title(form, loc="left", fontsize=10)
+                _ticks_without_powers(axes.xaxis)
+            both[0].set_ylabel("test accuracy (%)")
+        for axes, (_, label) in zip(rows[-1], columns):
             axes.set_xlabel(label)
-            _ticks_without_powers(axes.xaxis)
-        both[0].set_ylabel("test accuracy (%)")
-        _legend(figure, both[0], "outside lower left")
+        _legend(figure, rows[0][0], "outside lower left")
     return figure
 
 
@@ -367,7 +373,7 @@ def _draw_tradeoff(axes, line, column, arm, style):
         line[column],
         points,
         first["trials"],
-        label=f"{name}, {first['form']}, {arm}",
+        label=f"{name}, {arm}",
         **{**style, **own},
     )
     if arm == "ticket" and first["level"] == 0:
