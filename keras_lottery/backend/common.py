@@ -159,3 +159,22 @@ def penalties(model):
     for variable in model.trainable_weights:
         if variable.regularizer is not None:
             yield variable.regularizer(variable)
+
+
+class ModelSteps:
+    """Steps on the variables of a model, which are never out of date.
+
+    Steps that compute on arrays of their own take them from the model before,
+    and give them back.
+    """
+
+    def load(self, masked=True):
+        """Takes what is to be trained or evaluated from the model.
+
+        Args:
+            masked: Boolean, whether the weights obey the masks: those that are
+                evaluated may be any. Defaults to `True`.
+        """
+
+    def store(self):
+        """Gives the model's variables the state that was trained."""

@@ -12,13 +12,17 @@ import jax
 import keras
 import numpy as np
 
-from keras_lottery.backend.common import loss_and_accuracy, penalties
+from keras_lottery.backend.common import (
+    ModelSteps,
+    loss_and_accuracy,
+    penalties,
+)
 
 COMPILED = ("jax",)
 TENSOR = jax.Array
 
 
-class CompiledSteps:
+class CompiledSteps(ModelSteps):
     """The training and the evaluation of one model.
 
     Weights, masks and optimizer state are read from the model's variables
@@ -66,11 +70,18 @@ class CompiledSteps:
                 `(batches, batch_size, ...)` each, as `into_blocks` returns.
 
         Returns:
-            Pair of floats, the loss and the accuracy over all blocks.
+            Pair of floats, the loss without penalties of weights and the
+            accuracy, over all blocks.
         """
         self._model.reset_metrics()
         measured = self._evaluate(state_of(self._model), blocks)
-        return tuple(np.asarray(measured).tolist())
+        loss, accuracy = np.asarray(measured).tolist()
+        return loss - sum(map(float, penalties(self._model))), accuracy
+
+    @functools.cached_property
+    def kept(self):
+        """The `KeptWeights` of the model."""
+        return KeptWeights(self._model.weights)
 
     def variables(self):
         """All variables that a training step reads or writes."""

@@ -13,7 +13,11 @@ import keras
 import tensorflow as tf
 
 from keras_lottery import tracing
-from keras_lottery.backend.common import loss_and_accuracy
+from keras_lottery.backend.common import (
+    ModelSteps,
+    loss_and_accuracy,
+    penalties,
+)
 
 COMPILED = ("graph", "xla", "xla_update")
 TENSOR = tf.Tensor
@@ -60,7 +64,7 @@ _CONVOLUTIONS = frozenset(
 )
 
 
-class CompiledSteps:
+class CompiledSteps(ModelSteps):
     """The training and the evaluation of one model on one backend.
 
     Weights, masks and optimizer state are variables, and the data and its
@@ -125,11 +129,18 @@ class CompiledSteps:
                 `(batches, batch_size, ...)` each, as `into_blocks` returns.
 
         Returns:
-            Pair of floats, the loss and the accuracy over all blocks.
+            Pair of floats, the loss without penalties of weights and the
+            accuracy, over all blocks.
         """
         self._reset()()
         evaluate = self._evaluate[len(blocks)]()
-        return tuple(evaluate(blocks).numpy().tolist())
+        loss, accuracy = evaluate(blocks).numpy().tolist()
+        return loss - sum(map(float, penalties(self._model))), accuracy
+
+    @functools.cached_property
+    def kept(self):
+        """The `KeptWeights` of the model."""
+        return KeptWeights(self._model.weights)
 
     def variables(self):
         """All variables a training step reads or writes, as `tf.Variable`s."""

@@ -1,6 +1,7 @@
 """Training by Keras' `fit`, for what the compiled loop cannot train."""
 
 import contextlib
+import functools
 import time
 
 import keras
@@ -8,7 +9,11 @@ import numpy as np
 
 from keras_lottery import backend
 from keras_lottery.backend import loop
-from keras_lottery.backend.common import loss_and_accuracy, penalties
+from keras_lottery.backend.common import (
+    ModelSteps,
+    loss_and_accuracy,
+    penalties,
+)
 
 # The seconds between two reports of progress.
 _PROGRESS_EVERY = 0.5
@@ -89,36 +94,42 @@ def train(model, data, batches, start, eval_every, evaluated, visits, progress):
         model.fit(dataset, callbacks=[callback], shuffle=False, verbose=0)
 
 
-def evaluate(model, blocks):
-    """Evaluates by Keras' `evaluate`, and leaves the metrics reset.
+class FitSteps(ModelSteps):
+    """The evaluation of a model that `train` trains.
 
     Args:
         model: A compiled model.
-        blocks: List of pairs of inputs and targets, of shape
-            `(batches, batch_size, ...)` each.
-
-    Returns:
-        Pair of floats, the loss and the accuracy over all blocks.
     """
-    batches = loop.batches_of_blocks(blocks)
-    results = model.evaluate(batches, verbose=0, return_dict=True)
-    model.reset_metrics()
-    return loss_and_accuracy(results)
 
+    traces = 0
 
-def penalty(model):
-    """What the regularizers of weights add to the loss.
+    def __init__(self, model):
+        self._model = model
 
-    Args:
-        model: A compiled model.
+    def evaluate(self, blocks):
+        """Evaluates by Keras' `evaluate`, and leaves the metrics reset.
 
-    Returns:
-        A float; 0 for a model with a `test_step` of its own, of which the
-        loss is whatever it says.
-    """
-    if _defined_by(model, "test_step"):
-        return 0.0
-    return sum(map(float, penalties(model)))
+        Args:
+            blocks: List of pairs of inputs and targets, of shape
+                `(batches, batch_size, ...)` each.
+
+        Returns:
+            Pair of floats, the loss and the accuracy over all blocks. The
+            loss is without penalties of weights, but for a model with a
+            `test_step` of its own, of which it is whatever that says.
+        """
+        batches = loop.batches_of_blocks(blocks)
+        results = self._model.evaluate(batches, verbose=0, return_dict=True)
+        self._model.reset_metrics()
+        loss, accuracy = loss_and_accuracy(results)
+        if not _defined_by(self._model, "test_step"):
+            loss -= sum(map(float, penalties(self._model)))
+        return loss, accuracy
+
+    @functools.cached_property
+    def kept(self):
+        """The `KeptWeights` of the model."""
+        return loop.KeptWeights(self._model.weights)
 
 
 def _paused(model):

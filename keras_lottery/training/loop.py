@@ -12,7 +12,6 @@ from keras_lottery.backend.common import is_accuracy
 from keras_lottery.backend.loop import (
     COMPILED,
     CompiledSteps,
-    KeptWeights,
     by_rule,
     on_device,
 )
@@ -187,18 +186,18 @@ class Loop:
                 "`start` must be at least 0 and less than `iterations`. "
                 f"Received: start={start}, iterations={iterations}"
             )
-        kept = self._begin(masked=True)
+        self._begin(masked=True)
         self._check_metric()
         self.model.reset_metrics()
-        recorder = Recorder(self.early_stop_metric, kept)
+        recorder = Recorder(self.early_stop_metric, self._steps.kept)
         visits = visits or {}
 
         def evaluated(iteration, train_loss):
-            measured = self._evaluate(self._blocks["validation"])
+            measured = self._steps.evaluate(self._blocks["validation"])
             recorder.add(iteration, *measured, train_loss)
             return recorder.diverged is not None
 
-        if self._now == "fit":
+        if self.backend == "fit":
             fit.train(
                 self.model,
                 self._train_data,
@@ -215,7 +214,7 @@ class Loop:
                     seed, start, iterations, evaluated, visits, progress
                 )
             finally:
-                self._store()
+                self._steps.store()
         return recorder.training()
 
     def evaluate(self, data, weights=None):
@@ -240,12 +239,12 @@ class Loop:
         self.choose_backend()
         if weights is None:
             self._begin(masked=False)
-            return self._evaluate(blocks)
+            return self._steps.evaluate(blocks)
         own = self.model.get_weights()
         try:
             self.model.set_weights(weights)
             self._begin(masked=False)
-            return self._evaluate(blocks)
+            return self._steps.evaluate(blocks)
         finally:
             self.model.set_weights(own)
 
@@ -306,26 +305,9 @@ class Loop:
         return sparse_rule.backend_for(name, self.model, self.batch_size, kept)
 
     def _begin(self, masked):
-        """Chooses what computes until the next call of a public method.
-
-        Args:
-            masked: Boolean, whether the weights obey the masks: those that are
-                evaluated may be any.
-
-        Returns:
-            What keeps its weights, as `KeptWeights` does.
-        """
-        self._now = self.backend_for()
-        if self._now != sparse_rule.SPARSE:
-            return self._kept
-        steps = self._steps_on(self._now)
-        steps.load(masked)
-        return steps
-
-    def _store(self):
-        """Gives the variables of the model the state that was trained."""
-        if self._now == sparse_rule.SPARSE:
-            self._steps_on(self._now).store()
+        """Chooses what computes until the next call of a public method."""
+        self._steps = self._steps_on(self.backend_for())
+        self._steps.load(masked)
 
     def _check_metric(self):
         if self.early_stop_metric != "val_accuracy":
@@ -350,7 +332,6 @@ class Loop:
 
     def _train(self, seed, start, stop, evaluated, visits, progress):
         """Trains by compiled calls that end where something is to be done."""
-        steps = self._steps_on(self._now)
         # XLA compiles per shape: a shorter call is padded to full height.
         indices = np.zeros((self.eval_every, self.batch_size), np.int32)
         ended = False
@@ -360,11 +341,11 @@ class Loop:
             end = min(e for e in ends if e > start)
             indices[: end - start] = self._batches(seed, start, end)
             began = time.perf_counter()
-            loss = steps.train(end - start, indices, self._train_data)
+            loss = self._steps.train(end - start, indices, self._train_data)
             per_step = (time.perf_counter() - began) / (end - start)
             self._call_length = max(1, int(LONGEST_CALL / per_step))
             if end in visits:
-                self._store()
+                self._steps.store()
                 visits[end]()
             if progress:
                 progress(end)
@@ -376,21 +357,14 @@ class Loop:
             self.model.trainable_weights
         )
 
-    def _evaluate(self, blocks):
-        if self._now == sparse_rule.SPARSE:
-            return self._steps_on(self._now).evaluate(blocks)
-        if self._now == "fit":
-            loss, accuracy = fit.evaluate(self.model, blocks)
-        else:
-            loss, accuracy = self._steps_on(self._now).evaluate(blocks)
-        return loss - fit.penalty(self.model), accuracy
-
     def _steps_on(self, backend):
         if backend not in self._compiled:
             self._compiled[backend] = self._make_steps(backend)
         return self._compiled[backend]
 
     def _make_steps(self, backend):
+        if backend == "fit":
+            return fit.FitSteps(self.model)
         if backend == sparse_rule.SPARSE:
             # Numba takes a second to import.
             from keras_lottery.training.sparse import SparseSteps
@@ -410,7 +384,6 @@ class Loop:
             keras_internals.build_for_training(self.model, batch)
         # Holding the parts keeps their ids from being used again.
         self._compiled, self._compiled_for = {}, _compiled_parts(self.model)
-        self._kept = KeptWeights(self.model.weights)
 
     def _is_as_compiled(self):
         before, now = self._compiled_for, _compiled_parts(self.model)

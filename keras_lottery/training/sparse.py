@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from keras_lottery import keras_internals as internals
+from keras_lottery.backend.common import ModelSteps
 from keras_lottery.constraints import mask_of
 from keras_lottery.processes import cores
 from keras_lottery.training import sparse_kernels as kernels
@@ -33,7 +34,7 @@ _LEAST_WORK = 1_000_000
 _ENDED = 2**40
 
 
-class SparseSteps:
+class SparseSteps(ModelSteps):
     """The training and the evaluation of one model by sparse kernels.
 
     It takes the place of `CompiledSteps`. Between `load` and `store` the truth
@@ -64,7 +65,7 @@ class SparseSteps:
         self._model, self._batch_size = model, batch_size
         self._chain = chain_of(model)
         self._threads = threads
-        self._masks = self._kept = None
+        self._masks = self._best = None
         self._arrays, self._schedule = [], np.zeros(0)
         self._recipe = _recipe(self._chain, model.optimizer)
         self._pool = None
@@ -106,13 +107,18 @@ class SparseSteps:
                 slots[_index(optimizer, variable)].assign(value)
         internals.iterations_variable(optimizer).assign(self._iteration)
 
+    @property
+    def kept(self):
+        """What keeps weights, as `KeptWeights` does: the steps themselves."""
+        return self
+
     def keep(self):
         """Remembers the weights as they are now."""
-        self._kept = self._state.theta.copy()
+        self._best = self._state.theta.copy()
 
     def fetch(self):
         """The weights that were kept last, as `model.get_weights` has them."""
-        kept = {id(v): value for v, value in self._dense(self._kept)}
+        kept = {id(v): value for v, value in self._dense(self._best)}
         return [
             kept[id(v)] if id(v) in kept else np.array(v.numpy())
             for v in self._model.weights
