@@ -16,7 +16,6 @@ from keras_lottery import report
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.results import to_csv
 from keras_lottery.experiments.run import Run
-from keras_lottery.report.page import headline
 from keras_lottery.report.statistics import Measurements
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -210,29 +209,6 @@ def test_names_are_escaped(tmp_path):
     bare(tmp_path, results, arms=["<b>&"], dataset="<script>x</script>")
     page = Page(pathlib.Path(report.write(tmp_path)).read_text())
     assert not page.all("b") and not page.all("script")
-
-
-@pytest.mark.parametrize(
-    "accuracies, stops, says",
-    [
-        # Accurate enough and soon enough at 80 and 64 %: the smaller.
-        ([0.9, 0.9, 0.91], [50, 50, 40], "smallest winning ticket has 64.0 %"),
-        # Later than dense at 64 %.
-        ([0.9, 0.9, 0.91], [50, 50, 60], "smallest winning ticket has 80.0 %"),
-        ([0.9, 0.89, 0.91], [50, 40, 60], "no ticket was as accurate"),
-    ],
-)
-def test_the_headline_calls_winning_only_what_won(
-    tmp_path, accuracies, stops, says
-):
-    found, rule = headline(bare(tmp_path, rows(accuracies, stops)))
-    assert says in found and found.startswith("One trial")
-    assert "winning" in rule
-
-
-def test_the_headline_without_tickets(tmp_path):
-    found, rule = headline(bare(tmp_path, rows([0.9], [50], arm="reinit")))
-    assert "Most accurate: reinit at 100 %" in found and not rule
 
 
 def test_a_run_that_is_not_the_papers_says_so(tmp_path):

@@ -33,7 +33,6 @@ from benchmarks.measurement import machine  # noqa: E402
 from keras_lottery.experiments import Experiment  # noqa: E402
 
 FLAGS = flags.FLAGS
-_STEPS = {"lenet_300_100": 80, "mlp_1024": 12}
 
 flags.DEFINE_list("networks", list(by_density.NETWORKS), "Those to measure.")
 flags.DEFINE_list(
@@ -45,8 +44,8 @@ flags.DEFINE_list("batch_sizes", ["60", "128"], "Examples of a step.")
 flags.DEFINE_integer("repetitions", 4, "Of each.", lower_bound=1)
 flags.DEFINE_integer(
     "steps",
-    None,
-    "Of one repetition. Default: so many that XLA takes a tenth of a second.",
+    1000,
+    "At most so many in one repetition, which lasts about a tenth of a second.",
     lower_bound=1,
 )
 flags.DEFINE_integer(
@@ -91,8 +90,7 @@ def _measure(name, batch_size):
             f"--networks must be of {list(by_density.NETWORKS)}. "
             f"Received: {name}"
         )
-    steps = FLAGS.steps or _STEPS[name]
-    network = by_density.Network(name, batch_size, steps)
+    network = by_density.Network(name, batch_size, FLAGS.steps)
     rows, chosen = [], {}
     for density in map(float, FLAGS.densities):
         rows += network.measure(density, FLAGS.repetitions)

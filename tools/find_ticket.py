@@ -10,6 +10,8 @@ random reinitialisation, 16 rounds; about a minute on two cores. The same
 command on the same directory goes on where it was stopped.
 """
 
+import textwrap
+
 import common
 from absl import flags
 
@@ -35,6 +37,10 @@ def main():
     results = experiment.run(progress=Progress(), **options)
     run_dir = options["run_dir"] or experiment.default_run_dir
     print(report.summary(results, Run(run_dir).prunable_share))
+    print()
+    # Together they say which levels the table calls winning, and why.
+    for sentence in filter(None, report.headline(results)):
+        print(textwrap.fill(sentence, 80))
     print(f"\nThe report is {report.write(run_dir)}")
     print(f"Everything else is in {run_dir}: results.csv, figures/, tickets/")
 

@@ -226,7 +226,7 @@ def reinit_signs(bench, level):
 
     The draw is that of `reinit`, of which it differs in the signs alone.
 
-    Source: Zhou et al., 1905.01067, section 4 (the signs of the initial
+    Source: Zhou et al., 1905.01067, section 3 (the signs of the initial
     weights).
     """
     start = reinit(bench, level)

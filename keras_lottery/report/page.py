@@ -21,22 +21,12 @@ from keras_lottery.report.figures import (
 from keras_lottery.report.geometry import mask_distances
 from keras_lottery.report.paper_claims import CLAIMS
 from keras_lottery.report.statistics import Measurements
-from keras_lottery.report.tables import (
-    accuracy,
-    duration,
-    percent,
-    plural,
-    whole,
-)
+from keras_lottery.report.tables import duration, percent, plural
+from keras_lottery.report.winning import headline
 
 _PAPER = (
     'Frankle &amp; Carbin, <a href="https://arxiv.org/abs/1803.03635">The '
     "Lottery Ticket Hypothesis</a>, ICLR 2019"
-)
-_WINNING = (
-    "A ticket is winning here if its mean test accuracy at early stop is at "
-    "least the dense network's, and its mean early-stop iteration at most the "
-    "dense network's."
 )
 
 
@@ -122,7 +112,7 @@ def _subject(experiment):
 
 
 def _head(measurements):
-    sentence, rule = headline(measurements)
+    sentence, rule = headline(measurements.results)
     parts = [
         html.paragraph(sentence, "result"),
         html.chips(_size(measurements)),
@@ -163,77 +153,6 @@ def _size(measurements):
 def _budget_is_small(results):
     shares = [r.early_stop_iteration / r.iterations for r in results]
     return statistics.fmean(shares) > 0.95
-
-
-def headline(measurements):
-    """The result of a run in a sentence, and the rule that it follows.
-
-    Args:
-        measurements: `statistics.Measurements`.
-
-    Returns:
-        A pair of str: the result, and the rule (empty where none was used).
-    """
-    levels = measurements.levels("ticket")
-    if 0 not in levels or len(levels) < 2:
-        return _most_accurate(measurements.results), ""
-    means = {k: _means(measurements.of("ticket", k)) for k in levels}
-    dense = means[0]
-    winning = [
-        k
-        for k, (reached, stop) in means.items()
-        if k and reached >= dense[0] and stop <= dense[1]
-    ]
-    trials = measurements.trials
-    over = "One trial" if trials == 1 else f"Mean over {trials} trials"
-    if not winning:
-        return f"{over}: {_no_winner(levels, means)}", _WINNING
-    smallest = max(winning)
-    found = f"{over}: {_winner(levels[smallest], means[smallest], dense)}"
-    if reinitialised := measurements.of("reinit", smallest):
-        reached, stop = _means(reinitialised)
-        found += (
-            f" Reinitialised, it has {accuracy(reached)} % after {whole(stop)}."
-        )
-    return found, _WINNING
-
-
-def _winner(density, ticket, dense):
-    return (
-        f"the smallest winning ticket has {percent(density)} of the weights "
-        f"and {accuracy(ticket[0])} % test accuracy at early stop, after "
-        f"{whole(ticket[1])} iterations; the dense network has "
-        f"{accuracy(dense[0])} % after {whole(dense[1])}."
-    )
-
-
-def _no_winner(levels, means):
-    dense = means[0]
-    best = max((k for k in levels if k), key=lambda k: means[k][0])
-    reached, stop = means[best]
-    return (
-        "no ticket was as accurate at early stop as the dense network "
-        f"({accuracy(dense[0])} %) in as few iterations ({whole(dense[1])}). "
-        f"The most accurate has {accuracy(reached)} % after {whole(stop)}, "
-        f"with {percent(levels[best])} of the weights."
-    )
-
-
-def _means(results):
-    """Mean test accuracy at early stop, mean early-stop iteration."""
-    return (
-        statistics.fmean(r.early_stop_test_accuracy for r in results),
-        statistics.fmean(r.early_stop_iteration for r in results),
-    )
-
-
-def _most_accurate(results):
-    best = max(results, key=lambda r: r.early_stop_test_accuracy)
-    return (
-        f"Most accurate: {best.arm} at {percent(best.density)}, "
-        f"{accuracy(best.early_stop_test_accuracy)} % test accuracy at early "
-        "stop."
-    )
 
 
 def _sections(measurements, figures, frame):

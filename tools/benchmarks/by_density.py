@@ -21,6 +21,9 @@ from keras_lottery.training.sparse import SparseSteps
 NETWORKS = {"lenet_300_100": (300, 100), "mlp_1024": (1024, 1024)}
 INPUTS, CLASSES, EXAMPLES = 784, 10, 55_000
 ARITHMETIC = "arithmetic limit"
+# A repetition lasts about this many seconds, for every subject: few steps would
+# be timed in caches that the subject before has filled.
+SECONDS = 0.1
 # Threads of the sparse kernels; `None`: as they choose.
 SPARSE = {"sparse": None, "sparse, 1 thread": 1, "sparse, 2 threads": 2}
 
@@ -31,11 +34,10 @@ class Network:
     Args:
         name: str, one of `NETWORKS`.
         batch_size: int.
-        steps: int, of one repetition.
+        steps: int, at most so many in one repetition.
 
     Attributes:
-        subjects: dict, name -> function without arguments that trains so many
-            steps.
+        subjects: dict, name -> function that trains a number of steps.
     """
 
     def __init__(self, name, batch_size, steps):
@@ -63,7 +65,7 @@ class Network:
             **self._sparse,
         }
         self.subjects = {
-            subject: lambda made=made: made.train(steps, rows, data)
+            subject: lambda count, made=made: made.train(count, rows, data)
             for subject, made in trained_by.items()
         }
         self._torch = _Torch(self._units, x, y, rows)
@@ -76,15 +78,16 @@ class Network:
             A list of dicts: `subject`, `repetition` and `step_ms`.
         """
         self._prune(density)
-        rows = []
-        for repetition in range(repetitions + 1):
+        rows, counts = [], {}
+        for subject, train in self.subjects.items():
+            # The first may compile.
+            _seconds(train, 1)
+            expected = SECONDS / _seconds(train, min(3, self.steps))
+            counts[subject] = max(1, min(self.steps, int(expected)))
+        for repetition in range(1, repetitions + 1):
             for subject, train in self.subjects.items():
-                began = time.perf_counter()
-                train()
-                step = 1e3 * (time.perf_counter() - began) / self.steps
-                # The first warms up: it may compile, and fills the caches.
-                if repetition:
-                    rows.append((subject, repetition, step))
+                step = 1e3 * _seconds(train, counts[subject])
+                rows.append((subject, repetition, step))
         rows.append((ARITHMETIC, 1, self._limit()))
         names = "subject", "repetition", "step_ms"
         about = {
@@ -137,6 +140,13 @@ class Network:
         return 1e3 * 2 * products / _flops()
 
 
+def _seconds(train, count):
+    """Seconds of each of so many steps."""
+    began = time.perf_counter()
+    train(count)
+    return (time.perf_counter() - began) / count
+
+
 _known_flops = []
 
 
@@ -176,7 +186,7 @@ class _Torch:
     """The same steps in PyTorch, if it is installed.
 
     Attributes:
-        subjects: dict, name -> function without arguments that trains: dense
+        subjects: dict, name -> function that trains a number of steps: dense
             under masks, and with matrices of surviving weights alone (CSR).
     """
 
@@ -221,8 +231,8 @@ class _Torch:
         optimizer = torch.optim.Adam([*weights, *biases], lr=1.2e-3, fused=True)
         return list(zip(weights, biases)), optimizer
 
-    def _train_masked(self):
-        for rows in self._rows:
+    def _train_masked(self, count):
+        for rows in self._rows[:count]:
             self._dense.zero_grad(set_to_none=True)
             outputs = self._x[rows]
             for layer, (kernel, bias) in enumerate(self._kernels):
@@ -236,8 +246,8 @@ class _Torch:
             for (kernel, _), mask in zip(self._kernels, self._masks):
                 kernel.data.mul_(mask)
 
-    def _train_csr(self):
-        for rows in self._rows:
+    def _train_csr(self, count):
+        for rows in self._rows[:count]:
             self._sparse.zero_grad(set_to_none=True)
             # The product of a CSR matrix from the left is the one there is.
             outputs = self._x[rows].T
