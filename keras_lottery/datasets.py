@@ -25,7 +25,7 @@ import numpy as np
 from absl import logging
 
 from keras_lottery import decoded, reduction
-from keras_lottery.checks import check_integer
+from keras_lottery.checks import check_integer, missing
 
 _DIGITS = pathlib.Path(__file__).parent / "data" / "digits.npz"
 
@@ -494,8 +494,8 @@ def _decode(name, data_dir):
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise RuntimeError(
-            f"Data set {name!r} needs tensorflow-datasets "
-            f"(pip install tensorflow-datasets): {_first_line(error)}"
+            f"{missing(f'Data set {name!r}', 'tensorflow-datasets')} "
+            f"({_first_line(error)})"
         ) from None
     # TFDS prints its progress; standard output belongs to the caller.
     with contextlib.redirect_stdout(sys.stderr), _only_errors():
@@ -639,7 +639,9 @@ def _read(tfds, builder, split, keys):
         x[start:stop], y[start:stop] = batch[image], batch[label]
         start = stop
     if start != size:
-        raise ValueError(f"{start} {split} examples instead of {size}")
+        raise ValueError(
+            f"The split {split!r} must have {size} examples. Received: {start}"
+        )
     return x, y
 
 

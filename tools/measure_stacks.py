@@ -35,10 +35,10 @@ def main():
         raise ValueError(
             "Stacks need Keras' JAX backend: set KERAS_BACKEND to jax."
         )
-    steps = flags.FLAGS.steps
+    steps, heights = flags.FLAGS.steps, common.numbers("heights", int)
     device = ", ".join(backend.gpus()) or "CPU"
     print("model,height,batch_size,precision,ms_a_step,ms_a_training,device")
-    for height in map(int, flags.FLAGS.heights):
+    for height in heights:
         experiment = Experiment(
             **common.values(Experiment, _EXPERIMENT),
             rounds=0,

@@ -71,9 +71,10 @@ def bare_module(function, names=None, holders=()):
             continue
         if id(outer) not in tables:
             raise ValueError(
-                "`model` must hold what it uses in layers' attributes. "
-                "Received one that uses a resource which is no variable and "
-                "no table of a layer."
+                "`model` must keep the lookup tables that it uses in "
+                "attributes of its layers: others cannot be exported. "
+                "Received one that uses a resource which is neither a variable "
+                "nor a table of a layer."
             )
         module.tables.append(tables[id(outer)])
     return module

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_lottery import backend, processes
+from keras_lottery.checks import missing
 from keras_lottery.keras_internals import flatten_layers, training_argument
 from keras_lottery.wrapping import LotteryModel
 
@@ -183,10 +184,10 @@ def custom_objects(model, path):
 def _check_tensorflow(name):
     if importlib.util.find_spec("tensorflow") is None:
         raise ImportError(
-            f"`{name}` needs TensorFlow beside Keras' {backend.NAME} backend, "
-            "to write a twin of the model: `pip install tensorflow`. Or save "
-            "the model (`model.save`) or its ticket (`Ticket.save`), and "
-            "export it where TensorFlow is installed."
+            f"{missing(f'`{name}`', 'tensorflow')}. It writes a twin of the "
+            f"model, also under Keras' {backend.NAME} backend. Or save the "
+            "model (`model.save`) or its ticket (`Ticket.save`), and export it "
+            "where TensorFlow is installed."
         )
 
 
