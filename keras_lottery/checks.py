@@ -59,7 +59,7 @@ def missing(what: str, package: str, extra: str | None = None) -> str:
 
     Args:
         what: str, what needs it.
-        package: str, its name.
+        package: str, its name, or those of several.
         extra: optional str, the extra of keras-lottery that installs it.
             Defaults to none: the package itself is named.
     """

@@ -464,7 +464,10 @@ def _made_smaller(name, data_dir, image_size, classes):
 
 def _decoded(name, data_dir):
     if not isinstance(name, str) or not name:
-        raise ValueError(f"`name` must be a string. Received: name={name!r}")
+        raise ValueError(
+            "`name` must be a string, the name of a data set. "
+            f"Received: name={name!r}"
+        )
     if name == "digits":
         return _digits()
     return _tfds(name, data_dir or os.environ.get("TFDS_DATA_DIR"))

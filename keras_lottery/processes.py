@@ -256,7 +256,8 @@ class Process:
         except concurrent.futures.process.BrokenProcessPool as error:
             first = str(error).strip().partition("\n")[0]
             raise RuntimeError(
-                f"A process ended without an answer: {first}"
+                "A process ended without an answer: it was killed, or ran out "
+                f"of memory ({first})"
             ) from None
 
 

@@ -65,9 +65,9 @@ flags.DEFINE_string("output_dir", "runs/benchmark_sparse", "For all files.")
 
 def main():
     networks, batch_sizes, densities = _settings()
+    os.makedirs(FLAGS.output_dir, exist_ok=True)
     facts = machine()
     print(f"{facts['cpu']}, {facts['cores']} cores")
-    os.makedirs(FLAGS.output_dir, exist_ok=True)
     frame = pandas.concat(
         _measure(name, batch_size, densities)
         for name in networks

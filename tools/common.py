@@ -11,6 +11,8 @@ import typing
 
 from absl import app, flags, logging
 
+_FORESEEN = ImportError, OSError, RuntimeError, ValueError
+
 
 def run(job, takes_arguments=False):
     """Runs a script's job as an absl app.
@@ -40,7 +42,7 @@ def run(job, takes_arguments=False):
             job(arguments) if takes_arguments else job()
         except KeyboardInterrupt:
             stop("Stopped. The same command goes on from here.", 130)
-        except (ValueError, OSError, RuntimeError, *_file_errors()) as error:
+        except (*_FORESEEN, *_file_errors()) as error:
             if logging.get_verbosity() >= logging.DEBUG:
                 raise
             stop(f"{_script()}: {error}", 2)
@@ -72,12 +74,22 @@ def start():
     """Imports the package, and TensorFlow with it, without their messages."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    with quiet_backend():
+    with importing(), quiet_backend():
         # GPUs announce themselves, or that there is none, when they are first
         # listed, and a module of TensorFlow lists them when absl starts.
         from keras_lottery import backend
 
         backend.gpus()
+
+
+@contextlib.contextmanager
+def importing():
+    """Imports that end the script with one line if they fail, such as those
+    of a module that needs another backend of Keras."""
+    try:
+        yield
+    except ImportError as error:
+        stop(f"{_script()}: {error}", 2)
 
 
 def _start_backend():
@@ -162,10 +174,11 @@ def numbers(name, kind, limit=math.inf):
         found = [kind(text) for text in given]
         if found and all(0 < number <= limit for number in found):
             return found
+    kinds = "integers" if kind is int else "numbers"
     most = f", at most {limit}" if limit < math.inf else ""
     raise ValueError(
-        f"--{name} must be numbers of type {kind.__name__}, greater than "
-        f"0{most}. Received: --{name}={','.join(given)}"
+        f"--{name} must be one or more {kinds}, greater than 0{most}. "
+        f"Received: --{name}={','.join(given)}"
     )
 
 

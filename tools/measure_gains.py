@@ -24,13 +24,14 @@ from absl import flags
 
 common.start()
 
-from keras_lottery import report  # noqa: E402
-from keras_lottery.export import (  # noqa: E402
-    measure_network_gains,
-    measure_run_gains,
-    measure_tradeoff,
-    measure_width_gains,
-)
+with common.importing():
+    from keras_lottery import report
+    from keras_lottery.export import (
+        measure_network_gains,
+        measure_run_gains,
+        measure_tradeoff,
+        measure_width_gains,
+    )
 
 _WIDTH = ("width", "dataset", "rounds", "rate", "epochs", "block_size")
 _TRADEOFF = ("run_dirs", "forms")

@@ -454,8 +454,8 @@ class Protocol:
         if self.momentum:
             config["momentum"] = self.momentum
         try:
-            found = type(keras.optimizers.get(self.optimizer or "adam"))
-            return found(**config)
+            name = "adam" if self.optimizer is None else self.optimizer
+            return type(keras.optimizers.get(name))(**config)
         except (ValueError, TypeError) as error:
             raise ValueError(
                 "`optimizer` must name a Keras optimizer that takes "

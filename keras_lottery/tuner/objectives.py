@@ -298,6 +298,6 @@ def _named_oracle(name, wanted, max_trials, rounds, seed):
         return ORACLES[name](max_trials=max_trials, **arguments)
     except ImportError as error:
         raise RuntimeError(
-            f"{missing(f'oracle={name!r}', 'scikit-learn', 'bayesian')} "
-            f"({str(error).splitlines()[0]})"
+            missing(f"oracle={name!r}", "scikit-learn and scipy", "bayesian")
+            + f" ({str(error).splitlines()[0]})"
         ) from None
