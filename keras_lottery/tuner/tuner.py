@@ -597,8 +597,8 @@ def _refuse_others(directory, before, now):
     if differ:
         raise ValueError(
             f"{directory} holds a search with other settings: "
-            f"{'; '.join(differ)}. Give the same settings, another "
-            "`project_name` or `overwrite=True`."
+            f"{'; '.join(differ)}. Give the same settings, another directory "
+            "(`directory`, `project_name`) or `overwrite=True`."
         )
 
 
