@@ -227,8 +227,8 @@ class Protocol:
         for name, _ in self.network:
             if name in (*_OF_A_NETWORK, *_OF_EVERY_NETWORK):
                 raise ValueError(
-                    "`network` must not name an argument that `Experiment` "
-                    f"has or sets itself. Received: {name!r}"
+                    "`network` must name arguments that `Experiment` neither "
+                    f"has nor sets itself. Received: {name!r}"
                 )
         given = {name: getattr(self, name) for name in _OF_A_NETWORK}
         for name, value in (given | dict(self.network)).items():

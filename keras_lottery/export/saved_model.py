@@ -73,8 +73,8 @@ def bare_module(function, names=None, holders=()):
             raise ValueError(
                 "`model` must keep the lookup tables that it uses in "
                 "attributes of its layers: others cannot be exported. "
-                "Received one that uses a resource which is neither a variable "
-                "nor a table of a layer."
+                "Received one that uses a resource which is no variable and "
+                "no table of a layer."
             )
         module.tables.append(tables[id(outer)])
     return module

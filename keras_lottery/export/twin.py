@@ -183,11 +183,11 @@ def custom_objects(model, path):
 
 def _check_tensorflow(name):
     if importlib.util.find_spec("tensorflow") is None:
+        what = f"`{name}` beside Keras' {backend.NAME} backend"
         raise ImportError(
-            f"{missing(f'`{name}`', 'tensorflow')}. It writes a twin of the "
-            f"model, also under Keras' {backend.NAME} backend. Or save the "
-            "model (`model.save`) or its ticket (`Ticket.save`), and export it "
-            "where TensorFlow is installed."
+            f"{missing(what, 'tensorflow')}. Or save the model (`model.save`) "
+            "or its ticket (`Ticket.save`), and export it where TensorFlow is "
+            "installed."
         )
 
 
