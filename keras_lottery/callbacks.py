@@ -192,7 +192,7 @@ class FitHooks:
             )
             warnings.warn(
                 f"Training level {level} left NaN in {path}: it was neither "
-                f"recorded nor pruned. {_GO_ON}",
+                f"recorded nor pruned. Set a smaller learning rate. {_GO_ON}",
                 stacklevel=5,
             )
         return path is not None

@@ -52,3 +52,19 @@ def check_choice(name: str, value: object, choices: Collection[object]) -> None:
             f"`{name}` must be one of {list(choices)}. "
             f"Received: {name}={value!r}"
         )
+
+
+def missing(what: str, package: str, extra: str | None = None) -> str:
+    """What an error says of a package that cannot be imported.
+
+    Args:
+        what: str, what needs it.
+        package: str, its name, or those of several.
+        extra: optional str, the extra of keras-lottery that installs it.
+            Defaults to none: the package itself is named.
+    """
+    wanted = f'"keras-lottery[{extra}]"' if extra else package
+    return (
+        f"{what} needs {package}, which cannot be imported: "
+        f"`pip install {wanted}`"
+    )

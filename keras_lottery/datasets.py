@@ -25,7 +25,7 @@ import numpy as np
 from absl import logging
 
 from keras_lottery import decoded, reduction
-from keras_lottery.checks import check_integer
+from keras_lottery.checks import check_integer, missing
 
 _DIGITS = pathlib.Path(__file__).parent / "data" / "digits.npz"
 
@@ -464,7 +464,10 @@ def _made_smaller(name, data_dir, image_size, classes):
 
 def _decoded(name, data_dir):
     if not isinstance(name, str) or not name:
-        raise ValueError(f"`name` must be a string. Received: name={name!r}")
+        raise ValueError(
+            "`name` must be a string, the name of a data set. "
+            f"Received: name={name!r}"
+        )
     if name == "digits":
         return _digits()
     return _tfds(name, data_dir or os.environ.get("TFDS_DATA_DIR"))
@@ -494,8 +497,8 @@ def _decode(name, data_dir):
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise RuntimeError(
-            f"Data set {name!r} needs tensorflow-datasets "
-            f"(pip install tensorflow-datasets): {_first_line(error)}"
+            f"{missing(f'Data set {name!r}', 'tensorflow-datasets')} "
+            f"({_first_line(error)})"
         ) from None
     # TFDS prints its progress; standard output belongs to the caller.
     with contextlib.redirect_stdout(sys.stderr), _only_errors():
@@ -639,7 +642,9 @@ def _read(tfds, builder, split, keys):
         x[start:stop], y[start:stop] = batch[image], batch[label]
         start = stop
     if start != size:
-        raise ValueError(f"{start} {split} examples instead of {size}")
+        raise ValueError(
+            f"The split {split!r} must have {size} examples. Received: {start}"
+        )
     return x, y
 
 

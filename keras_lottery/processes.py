@@ -18,6 +18,8 @@ import cloudpickle
 import loky
 import psutil
 
+from keras_lottery.checks import missing
+
 T = TypeVar("T")
 
 # loky replaces processes that have grown by 300 MB, as TensorFlow makes them:
@@ -167,8 +169,7 @@ class Cluster(concurrent.futures.Executor):
             import distributed
         except ImportError as error:
             raise RuntimeError(
-                "A Dask cluster needs dask: pip install "
-                f'"keras-lottery[dask]" ({error})'
+                f"{missing('A Dask cluster', 'distributed', 'dask')} ({error})"
             ) from None
         try:
             self._client = distributed.Client(address, timeout=timeout)
@@ -255,7 +256,8 @@ class Process:
         except concurrent.futures.process.BrokenProcessPool as error:
             first = str(error).strip().partition("\n")[0]
             raise RuntimeError(
-                f"A process ended without an answer: {first}"
+                "A process ended without an answer: it was killed, or ran out "
+                f"of memory ({first})"
             ) from None
 
 

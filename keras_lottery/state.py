@@ -95,8 +95,9 @@ class SearchState:
         """
         if self.lent is not None:
             raise ValueError(
-                f"`{action}` must not be called inside `trained()`, where the "
-                "weights are only lent: call it after the `with` block."
+                f"`{action}` must not be called inside `trained()`, which puts "
+                "other weights back when it ends: call it after the `with` "
+                "block."
             )
         self.pruner.require_attached()
         self.check_variables()

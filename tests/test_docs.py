@@ -72,8 +72,8 @@ def test_every_experiment_with_results_has_a_page():
 
 
 def messages():
-    """The texts of the package, `\\0` where a value stands."""
-    for path in (ROOT / "keras_lottery").rglob("*.py"):
+    """The texts of the code, `\\0` where a value stands."""
+    for path in [*ROOT.glob("keras_lottery/**/*.py"), *ROOT.glob("tools/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 parts = node.values

@@ -115,14 +115,15 @@ def _experiment():
 
 def _steps():
     for name, allowed in (("networks", NETWORKS), ("subjects", SUBJECTS)):
-        for value in getattr(FLAGS, name) or ():
+        given = getattr(FLAGS, name)
+        if given == []:
+            raise ValueError(f"--{name} must name at least one.")
+        for value in given or ():
             if value not in allowed:
                 raise ValueError(
-                    f"--{name} must be of {', '.join(allowed)}. "
+                    f"--{name} must be among {', '.join(allowed)}. "
                     f"Received: {value}"
                 )
-    if not FLAGS.networks:
-        raise ValueError("--networks must name at least one.")
     if FLAGS.steps is None:
         return [None] * len(FLAGS.networks)
     if not all(text.isdigit() and int(text) for text in FLAGS.steps) or len(

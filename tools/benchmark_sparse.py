@@ -22,10 +22,13 @@ common.start()
 
 import pandas  # noqa: E402
 
+from keras_lottery.checks import missing  # noqa: E402
+
 try:
     import numba  # noqa: F401
 except ImportError as error:
-    common.stop(f"benchmark_sparse.py needs keras-lottery[sparse]: {error}", 2)
+    told = missing("benchmark_sparse.py", "numba", "sparse")
+    common.stop(f"{told} ({error})", 2)
 
 from benchmarks import by_density  # noqa: E402
 from benchmarks.measurement import machine  # noqa: E402
@@ -33,6 +36,7 @@ from benchmarks.measurement import machine  # noqa: E402
 from keras_lottery.experiments import Experiment  # noqa: E402
 
 FLAGS = flags.FLAGS
+_ROUNDS = 18
 
 flags.DEFINE_list("networks", list(by_density.NETWORKS), "Those to measure.")
 flags.DEFINE_list(
@@ -59,13 +63,14 @@ flags.DEFINE_string("output_dir", "runs/benchmark_sparse", "For all files.")
 
 
 def main():
+    networks, batch_sizes, densities = _settings()
+    os.makedirs(FLAGS.output_dir, exist_ok=True)
     facts = machine()
     print(f"{facts['cpu']}, {facts['cores']} cores")
-    os.makedirs(FLAGS.output_dir, exist_ok=True)
     frame = pandas.concat(
-        _measure(name, batch_size)
-        for name in FLAGS.networks
-        for batch_size in map(int, FLAGS.batch_sizes)
+        _measure(name, batch_size, densities)
+        for name in networks
+        for batch_size in batch_sizes
     )
     frame.to_csv(_path("csv"), index=False)
     by_density.draw(frame, _path("png"))
@@ -84,15 +89,24 @@ def _path(suffix):
     return os.path.join(FLAGS.output_dir, f"by_density.{suffix}")
 
 
-def _measure(name, batch_size):
-    if name not in by_density.NETWORKS:
+def _settings():
+    """What to measure, refused if it is wrong before anything is measured."""
+    known, given = list(by_density.NETWORKS), FLAGS.networks
+    if not given or not set(given) <= set(known):
         raise ValueError(
-            f"--networks must be of {list(by_density.NETWORKS)}. "
-            f"Received: {name}"
+            f"--networks must be among {', '.join(known)}. "
+            f"Received: {','.join(given)}"
         )
+    if FLAGS.iterations:
+        _experiment("xla", seed=0).check_data()
+    densities = common.numbers("densities", float, limit=1)
+    return given, common.numbers("batch_sizes", int), densities
+
+
+def _measure(name, batch_size, densities):
     network = by_density.Network(name, batch_size, FLAGS.steps)
     rows, chosen = [], {}
-    for density in map(float, FLAGS.densities):
+    for density in densities:
         rows += network.measure(density, FLAGS.repetitions)
         chosen[density] = network.chosen()
     frame = pandas.DataFrame(rows)
@@ -102,28 +116,32 @@ def _measure(name, batch_size):
     return frame
 
 
+def _experiment(backend, seed):
+    return Experiment(
+        FLAGS.dataset,
+        FLAGS.data_dir,
+        rounds=_ROUNDS,
+        iterations=FLAGS.iterations,
+        eval_every=min(100, FLAGS.iterations),
+        arms=("ticket",),
+        seed=seed,
+        backend=backend,
+    )
+
+
 def _search():
     """Milliseconds a step of a whole search, all included, by backend."""
     found = {"xla": [], "sparse_or_xla": []}
-    rounds, seed = 18, 0
+    seed = 0
     for _ in range(2):
         for backend, times in found.items():
             seed += 1
-            experiment = Experiment(
-                FLAGS.dataset,
-                FLAGS.data_dir,
-                rounds=rounds,
-                iterations=FLAGS.iterations,
-                eval_every=min(100, FLAGS.iterations),
-                arms=("ticket",),
-                seed=seed // 2,
-                backend=backend,
-            )
+            experiment = _experiment(backend, seed // 2)
             with tempfile.TemporaryDirectory() as directory:
                 began = time.perf_counter()
                 experiment.run(directory)
                 seconds = time.perf_counter() - began
-            times.append(1e3 * seconds / FLAGS.iterations / (rounds + 1))
+            times.append(1e3 * seconds / FLAGS.iterations / (_ROUNDS + 1))
     print(f"\nA search on {FLAGS.dataset}, all included, ms a step:")
     for backend, times in found.items():
         print(f"{backend}: " + ", ".join(f"{ms:.3f}" for ms in times))

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import math
 import os
 import re
 import sys
@@ -10,12 +11,15 @@ import typing
 
 from absl import app, flags, logging
 
+_FORESEEN = ImportError, OSError, RuntimeError, ValueError
+
 
 def run(job, takes_arguments=False):
     """Runs a script's job as an absl app.
 
     A wrong value ends it with one line and exit code 2, Ctrl-C with 130;
-    only what nobody foresaw shows a stack trace.
+    only what nobody foresaw shows a stack trace, as all errors do with
+    `--verbosity=1`.
 
     Args:
         job: function without arguments, or of the list of arguments.
@@ -25,7 +29,11 @@ def run(job, takes_arguments=False):
     def main(argv):
         arguments = argv[1:]
         if arguments and not takes_arguments:
-            stop(f"{_script()}: stray arguments: {' '.join(arguments)}", 2)
+            stop(
+                f"{_script()}: stray arguments: {' '.join(arguments)}. "
+                "Options are flags: --name=value.",
+                2,
+            )
         try:
             _set_threads()
             start()
@@ -34,18 +42,39 @@ def run(job, takes_arguments=False):
             job(arguments) if takes_arguments else job()
         except KeyboardInterrupt:
             stop("Stopped. The same command goes on from here.", 130)
-        except (ValueError, OSError, RuntimeError) as error:
+        except (*_FORESEEN, *_file_errors()) as error:
             if logging.get_verbosity() >= logging.DEBUG:
                 raise
             stop(f"{_script()}: {error}", 2)
 
-    app.run(main)
+    app.run(main, flags_parser=_parse)
+
+
+def _parse(argv):
+    """The arguments that are left when the flags are read, as absl's parser
+    returns them."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        stop(f"{_script()}: {_told(error)} --help lists the flags.", 2)
+
+
+def _told(error):
+    """An error of absl's parser in the words of all others."""
+    wrong = re.match(r"flag --(\w+)=(.*?): ", str(error), re.DOTALL)
+    if wrong is None:
+        return f"{str(error).removeprefix('ERROR:: ')}."
+    name, value = wrong.groups()
+    # Numbers say what they take; the only others that can be wrong are bools.
+    expected = flags.FLAGS[name].parser.syntactic_help or "true or false"
+    return f"--{name} must be {expected}. Received: --{name}={value}."
 
 
 def start():
     """Imports the package, and TensorFlow with it, without their messages."""
-    logging.set_verbosity(logging.WARNING)
-    with quiet_backend():
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    with importing(), quiet_backend():
         # GPUs announce themselves, or that there is none, when they are first
         # listed, and a module of TensorFlow lists them when absl starts.
         from keras_lottery import backend
@@ -53,10 +82,32 @@ def start():
         backend.gpus()
 
 
+@contextlib.contextmanager
+def importing():
+    """Imports that end the script with one line if they fail, such as those
+    of a module that needs another backend of Keras."""
+    try:
+        yield
+    except ImportError as error:
+        stop(f"{_script()}: {error}", 2)
+
+
 def _start_backend():
     from keras_lottery import backend
 
     backend.start()
+
+
+def _file_errors():
+    """What TensorFlow raises of a path where it cannot read or write."""
+    errors = getattr(sys.modules.get("tensorflow"), "errors", None)
+    if errors is None:
+        return ()
+    return (
+        errors.FailedPreconditionError,
+        errors.NotFoundError,
+        errors.PermissionDeniedError,
+    )
 
 
 def _set_threads():
@@ -105,6 +156,30 @@ def values(source, names=None):
     """Dict, name -> value, of the flags that `define_flags` defined."""
     names = names or inspect.signature(source).parameters
     return {name: getattr(flags.FLAGS, name) for name in names}
+
+
+def numbers(name, kind, limit=math.inf):
+    """The numbers of a list flag.
+
+    Args:
+        name: str, of the flag.
+        kind: `int` or `float`.
+        limit: float, the largest that is allowed.
+
+    Raises:
+        ValueError: If there is none, or one is no number in (0, limit].
+    """
+    given = getattr(flags.FLAGS, name)
+    with contextlib.suppress(ValueError):
+        found = [kind(text) for text in given]
+        if found and all(0 < number <= limit for number in found):
+            return found
+    kinds = "integers" if kind is int else "numbers"
+    most = f", at most {limit}" if limit < math.inf else ""
+    raise ValueError(
+        f"--{name} must be one or more {kinds}, greater than 0{most}. "
+        f"Received: --{name}={','.join(given)}"
+    )
 
 
 def _flag_of(parameter):

@@ -14,7 +14,8 @@ import common
 
 common.start()
 
-from keras_lottery.export import export_run  # noqa: E402
+with common.importing():
+    from keras_lottery.export import export_run
 
 common.define_flags(export_run, run_dir=None, output_dir=None)
 

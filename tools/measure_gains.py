@@ -24,13 +24,14 @@ from absl import flags
 
 common.start()
 
-from keras_lottery import report  # noqa: E402
-from keras_lottery.export import (  # noqa: E402
-    measure_network_gains,
-    measure_run_gains,
-    measure_tradeoff,
-    measure_width_gains,
-)
+with common.importing():
+    from keras_lottery import report
+    from keras_lottery.export import (
+        measure_network_gains,
+        measure_run_gains,
+        measure_tradeoff,
+        measure_width_gains,
+    )
 
 _WIDTH = ("width", "dataset", "rounds", "rate", "epochs", "block_size")
 _TRADEOFF = ("run_dirs", "forms")
@@ -47,11 +48,20 @@ flags.DEFINE_string(
 
 
 def main():
-    given = FLAGS.run_dir, FLAGS.width, FLAGS.network, FLAGS.run_dirs
-    if sum(map(bool, given)) != 1:
+    names = "run_dir", "width", "network", "run_dirs"
+    given = [
+        f"--{name}" for name in names if FLAGS[name].value not in (None, "", [])
+    ]
+    if len(given) != 1:
         raise ValueError(
-            "One of --run_dir, --width, --network and --run_dirs must be given."
+            "One of --run_dir, --width, --network and --run_dirs must be "
+            f"given. Received: {' '.join(given) or 'none of them'}"
         )
+    if FLAGS.output:
+        # What cannot be made is refused before anything is measured.
+        of_a_file = not FLAGS.run_dirs
+        directory = os.path.dirname(FLAGS.output) if of_a_file else FLAGS.output
+        os.makedirs(directory or ".", exist_ok=True)
     if FLAGS.run_dirs:
         return _tradeoff()
     if FLAGS.run_dir:
@@ -72,14 +82,13 @@ def main():
 
 
 def _tradeoff():
+    output = FLAGS.output or FLAGS.run_dirs[0]
     points = measure_tradeoff(
         **common.values(measure_tradeoff, _TRADEOFF),
         batch_sizes=FLAGS.batch_sizes,
         trial=FLAGS.trial,
         data_dir=FLAGS.data_dir,
     )
-    output = FLAGS.output or FLAGS.run_dirs[0]
-    os.makedirs(output, exist_ok=True)
     points.to_csv(os.path.join(output, "tradeoff.csv"))
     figure = report.tradeoff(points.to_pandas())
     for name, content in figure.files.items():

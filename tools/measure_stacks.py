@@ -35,21 +35,12 @@ def main():
         raise ValueError(
             "Stacks need Keras' JAX backend: set KERAS_BACKEND to jax."
         )
-    steps = flags.FLAGS.steps
+    steps, heights = flags.FLAGS.steps, common.numbers("heights", int)
     device = ", ".join(backend.gpus()) or "CPU"
+    experiments = [_experiment(height, steps) for height in heights]
+    experiments[0].check_data()
     print("model,height,batch_size,precision,ms_a_step,ms_a_training,device")
-    for height in map(int, flags.FLAGS.heights):
-        experiment = Experiment(
-            **common.values(Experiment, _EXPERIMENT),
-            rounds=0,
-            arms=("ticket",),
-            iterations=steps,
-            eval_every=steps,
-            # The learning rate has no part in what a step costs.
-            warmup=0,
-            drops=(),
-            stack=max(2, height),
-        )
+    for height, experiment in zip(heights, experiments):
         milliseconds = 1e3 * _seconds_a_step(experiment, height, steps)
         print(
             f"{experiment.model},{height},{experiment.batch_size},"
@@ -57,6 +48,20 @@ def main():
             f"{milliseconds / height:.4f},{device}",
             flush=True,
         )
+
+
+def _experiment(height, steps):
+    return Experiment(
+        **common.values(Experiment, _EXPERIMENT),
+        rounds=0,
+        arms=("ticket",),
+        iterations=steps,
+        eval_every=steps,
+        # The learning rate has no part in what a step costs.
+        warmup=0,
+        drops=(),
+        stack=max(2, height),
+    )
 
 
 def _seconds_a_step(experiment, height, steps):

@@ -19,7 +19,7 @@ flags.adopt_module_key_flags(common)
 
 def main(run_dirs):
     if not run_dirs:
-        raise ValueError("Give one or more run directories.")
+        raise ValueError("One or more run directories must be given.")
     for run_dir in run_dirs:
         print(report.write(run_dir, **common.values(report.write, _OPTIONS)))
 

@@ -63,9 +63,9 @@ def _step_ms(networks):
         steps = {name: float(ms) for name, ms in pairs}
     except ValueError:
         steps = {}
-    if set(steps) != set(networks):
+    if set(steps) != set(networks) or not all(ms > 0 for ms in steps.values()):
         raise ValueError(
-            "--step_ms must be NAME:MILLISECONDS for each of "
+            "--step_ms must be NAME:MILLISECONDS, greater than 0, for each of "
             f"{', '.join(networks)}. Received: {','.join(FLAGS.step_ms)}"
         )
     return steps

@@ -17,11 +17,9 @@ from absl import flags
 
 common.start()
 
-from keras_lottery.experiments import Experiment  # noqa: E402
-from keras_lottery.tuner import (  # noqa: E402
-    EXPERIMENT_ARGUMENTS,
-    LotteryTuner,
-)
+with common.importing():
+    from keras_lottery.experiments import Experiment
+    from keras_lottery.tuner import EXPERIMENT_ARGUMENTS, LotteryTuner
 
 _TUNER = (
     *("objective", "margin", "density", "oracle", "max_trials", "knobs"),

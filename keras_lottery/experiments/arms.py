@@ -335,8 +335,8 @@ def check(experiment):
             )
         if experiment.instability and ARMS[name].train:
             raise ValueError(
-                "`instability` needs arms that the laboratory's own loop "
-                f"trains. Received: arms={name!r}"
+                "`instability` needs arms that `keras_lottery.training` "
+                f"trains. Leave the others out. Received: arms={name!r}"
             )
         if ARMS[name].check:
             ARMS[name].check(experiment)

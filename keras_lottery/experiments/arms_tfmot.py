@@ -8,6 +8,7 @@ the network is built again in tf_keras.
 import keras
 
 from keras_lottery import backend
+from keras_lottery.checks import missing
 from keras_lottery.experiments.arms import arm
 from keras_lottery.processes import Processes
 from keras_lottery.tf_keras import (
@@ -52,10 +53,7 @@ def _check_experiment(experiment):
             f"Received: iterations={experiment.iterations}"
         )
     for package in missing_packages():
-        raise ValueError(
-            f"The arm 'tfmot' needs the package {package}, which is not "
-            "installed."
-        )
+        raise ValueError(missing("The arm 'tfmot'", package))
 
 
 def _train(bench, start):

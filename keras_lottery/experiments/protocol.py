@@ -227,8 +227,8 @@ class Protocol:
         for name, _ in self.network:
             if name in (*_OF_A_NETWORK, *_OF_EVERY_NETWORK):
                 raise ValueError(
-                    "`network` must name arguments that the experiment does "
-                    f"not have or set. Received: {name!r}"
+                    "`network` must name arguments that `Experiment` neither "
+                    f"has nor sets itself. Received: {name!r}"
                 )
         given = {name: getattr(self, name) for name in _OF_A_NETWORK}
         for name, value in (given | dict(self.network)).items():
@@ -454,8 +454,8 @@ class Protocol:
         if self.momentum:
             config["momentum"] = self.momentum
         try:
-            found = type(keras.optimizers.get(self.optimizer or "adam"))
-            return found(**config)
+            name = "adam" if self.optimizer is None else self.optimizer
+            return type(keras.optimizers.get(name))(**config)
         except (ValueError, TypeError) as error:
             raise ValueError(
                 "`optimizer` must name a Keras optimizer that takes "

@@ -188,11 +188,16 @@ class Board:
 
     Raises:
         ImportError: Under another backend than TensorFlow, which writes them.
+        tf.errors.OpError: If the directory cannot be created.
     """
 
     def __init__(self, directory):
         require_tensorflow("`tensorboard_dir`")
+        import tensorflow as tf
+
         self.directory = os.fspath(directory)
+        # What cannot be written is refused before anything is trained.
+        tf.io.gfile.makedirs(self.directory)
 
     def add(self, result, curves):
         """Writes what a training came to.

@@ -381,7 +381,13 @@ class Run:
 
     def _json(self, name):
         text = self._read_text(name)
-        return None if text is None else json.loads(text)
+        try:
+            return None if text is None else json.loads(text)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.path(name)} is damaged: it is not JSON ({error}). "
+                "Restore it from a copy, or give another `run_dir`."
+            ) from None
 
     def _read_text(self, name):
         try:

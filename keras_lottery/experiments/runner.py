@@ -42,6 +42,7 @@ def run(
     try:
         with directory.lock():
             experiment.check_data()
+            board = Board(tensorboard_dir) if tensorboard_dir else None
             experiment, tickets = transfer.find(experiment)
             sent = experiment
             if not getattr(executor, "shares_files", True):
@@ -57,7 +58,7 @@ def run(
                 directory,
                 progress or Silence(),
                 Store(experiment, directory, shared),
-                Board(tensorboard_dir) if tensorboard_dir else None,
+                board,
             ).run(executor)
     finally:
         if own:
@@ -171,7 +172,11 @@ class Coordinator:
         if place not in self._tickets:
             ticket = self.directory.load_ticket(*_ticket_of(place))
             if ticket is None:
-                raise OSError(f"The ticket of {place} could not be read back.")
+                raise OSError(
+                    f"The ticket of trial {place.trial}, arm {place.arm!r}, "
+                    f"level {place.level} is missing or damaged. The same "
+                    "command trains it again."
+                )
             self._remember(place, ticket)
         return self._tickets[place]
 

@@ -283,6 +283,7 @@ def measure_width_gains(
     batch_sizes = check_batch_sizes(batch_sizes)
     check_integer("width", width, minimum=1)
     check_integer("rounds", rounds, minimum=1)
+    check_integer("epochs", epochs, minimum=1)
     data = datasets.load(dataset, data_dir=data_dir)
     model, dense = _wide_network(width, data), _wide_network(width, data)
     wrap(model, rate=rate, output_rate=rate / 2, block_size=block_size)

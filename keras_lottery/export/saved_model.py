@@ -71,7 +71,8 @@ def bare_module(function, names=None, holders=()):
             continue
         if id(outer) not in tables:
             raise ValueError(
-                "`model` must hold what it uses in layers' attributes. "
+                "`model` must keep the lookup tables that it uses in "
+                "attributes of its layers: others cannot be exported. "
                 "Received one that uses a resource which is no variable and "
                 "no table of a layer."
             )

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lottery import masks as masks_lib
-from keras_lottery.checks import check_integer
+from keras_lottery.checks import check_integer, missing
 from keras_lottery.scopes import find_kernels
 from keras_lottery.version import __version__
 from keras_lottery.wrapping import LotteryModel
@@ -27,8 +27,11 @@ CONFIG_FILE = os.path.join("assets.extra", "models.config")
 REQUEST_FILE = os.path.join("assets.extra", "rest_request.json")
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 WARMUP_MISSING = (
-    "There are no warm-up requests: `pip install tensorflow-serving-api`, and "
-    "the next export writes them."
+    "The exported model is complete, but has no warm-up requests, which "
+    "TensorFlow Serving runs at its start so that the first answers are not "
+    "slow. "
+    + missing("Writing them", "tensorflow-serving-api", "serving")
+    + ", then export again."
 )
 _WARMUP_BATCHES = (1, 32)
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_lottery import processes
-from keras_lottery.checks import check_integer
+from keras_lottery.checks import check_integer, missing
 from keras_lottery.export.litert import WrittenFile, write_litert_file
 from keras_lottery.export.serving import weights_of
 from keras_lottery.export.tfmot_training import (
@@ -270,9 +270,7 @@ def _refuse(name, what, reason):
 
 def _check_installed():
     for package in missing_packages():
-        raise ImportError(
-            f"This needs the package {package}, which is not installed."
-        )
+        raise ImportError(missing("What tfmot and tf_keras do", package))
 
 
 def _ends_in_softmax(description):

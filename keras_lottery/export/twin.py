@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_lottery import backend, processes
+from keras_lottery.checks import missing
 from keras_lottery.keras_internals import flatten_layers, training_argument
 from keras_lottery.wrapping import LotteryModel
 
@@ -182,11 +183,11 @@ def custom_objects(model, path):
 
 def _check_tensorflow(name):
     if importlib.util.find_spec("tensorflow") is None:
+        what = f"`{name}` beside Keras' {backend.NAME} backend"
         raise ImportError(
-            f"`{name}` needs TensorFlow beside Keras' {backend.NAME} backend, "
-            "to write a twin of the model: `pip install tensorflow`. Or save "
-            "the model (`model.save`) or its ticket (`Ticket.save`), and "
-            "export it where TensorFlow is installed."
+            f"{missing(what, 'tensorflow')}. Or save the model (`model.save`) "
+            "or its ticket (`Ticket.save`), and export it where TensorFlow is "
+            "installed."
         )
 
 

@@ -80,7 +80,11 @@ class Recorder:
                 self._kept.keep()
         if self.diverged is None and math.isnan(loss):
             self.diverged = int(iteration)
-            logging.warning("Loss is NaN at iteration %d.", iteration)
+            logging.warning(
+                "Loss is NaN at iteration %d: training diverged. Set a smaller "
+                "learning rate.",
+                iteration,
+            )
 
     def training(self):
         """The `Training`, of which the clock stops now."""

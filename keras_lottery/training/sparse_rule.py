@@ -7,6 +7,7 @@ cores has no part in it: a run that goes on elsewhere must choose the same.
 
 import math
 
+from keras_lottery.checks import missing
 from keras_lottery.constraints import mask_of
 from keras_lottery.training.sparse_chain import Unsupported, chain_of
 
@@ -34,7 +35,7 @@ def unsupported(model):
     except Unsupported as reason:
         return str(reason)
     except ImportError as error:
-        return f"Numba (the extra `sparse`) cannot be imported ({error})"
+        return f"{missing('compiling them', 'numba', 'sparse')} ({error})"
     return None
 
 

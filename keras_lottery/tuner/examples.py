@@ -148,7 +148,8 @@ def claim(project, dataset, data):
     if known and known["dataset"] != str(dataset):
         raise ValueError(
             f"{project.directory} holds a search on {known['dataset']}. Give "
-            "the same data, another `project_name` or `overwrite=True`. "
+            "the same data, another directory (`directory`, `project_name`) or "
+            "`overwrite=True`. "
             f"Received: {dataset}"
         )
     noted = {

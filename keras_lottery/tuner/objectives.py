@@ -10,6 +10,8 @@ import math
 import keras_tuner
 from keras_tuner import oracles
 
+from keras_lottery.checks import check_integer, missing
+
 # Accuracies are float32: less than one example in a million is rounding.
 _ROUNDING = 1e-6
 
@@ -248,10 +250,12 @@ def make_oracle(oracle, objective, max_trials=None, rounds=8, seed=0):
         A `keras_tuner.Oracle`.
 
     Raises:
-        ValueError: If there is no such oracle or objective, or they do not go
-            together.
+        ValueError: If there is no such oracle or objective, if they do not go
+            together, or if `max_trials` is below 1.
         RuntimeError: If what `"bayesian"` needs is not installed.
     """
+    if max_trials is not None:
+        check_integer("max_trials", max_trials, minimum=1)
     objective = objective_name(objective)
     chosen = OBJECTIVES[objective]
     wanted = keras_tuner.Objective(chosen.metric, chosen.direction)
@@ -294,6 +298,6 @@ def _named_oracle(name, wanted, max_trials, rounds, seed):
         return ORACLES[name](max_trials=max_trials, **arguments)
     except ImportError as error:
         raise RuntimeError(
-            f"The oracle {name!r} needs scikit-learn and scipy: pip install "
-            f'"keras-tuner[bayesian]" ({str(error).splitlines()[0]})'
+            missing(f"oracle={name!r}", "scikit-learn and scipy", "bayesian")
+            + f" ({str(error).splitlines()[0]})"
         ) from None

@@ -435,7 +435,10 @@ class LotteryTuner(keras_tuner.Tuner):
         path = self.ticket_path(trial)
         ticket = Run.read_ticket(path)
         if ticket is None:
-            raise OSError(f"{path} cannot be read.")
+            raise OSError(
+                f"The ticket {path} is missing or damaged. Restore it from a "
+                "copy, or search anew with `overwrite=True`."
+            )
         return ticket
 
     def ticket_path(self, trial=None):
@@ -454,8 +457,8 @@ class LotteryTuner(keras_tuner.Tuner):
         best = [trial] if trial else self._best_trials(1)
         if not best:
             raise RuntimeError(
-                f"No trial of {self.project_dir} has completed: its table "
-                "tells their state."
+                f"No trial of {self.project_dir} has completed. `table()` "
+                "lists the state of each; call `search` for more."
             )
         (trial,) = best
         run = Run(self.get_trial_dir(trial.trial_id))
@@ -594,8 +597,8 @@ def _refuse_others(directory, before, now):
     if differ:
         raise ValueError(
             f"{directory} holds a search with other settings: "
-            f"{'; '.join(differ)}. Give the same settings, another "
-            "`project_name` or `overwrite=True`."
+            f"{'; '.join(differ)}. Give the same settings, another directory "
+            "(`directory`, `project_name`) or `overwrite=True`."
         )
 
 
