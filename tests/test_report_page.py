@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from test_experiments_results import result
+from test_report_winning import rows
 
 from keras_lottery import report
 from keras_lottery.experiments import Experiment
@@ -175,20 +175,6 @@ def bare(directory, results, **settings):
     (directory / "experiment.json").write_text(text)
     (directory / "results.csv").write_text(to_csv(results))
     return Measurements(Run.open(directory))
-
-
-def rows(accuracies, stops, arm="ticket", trial=0):
-    return [
-        result(
-            arm=arm,
-            trial=trial,
-            level=level,
-            density=0.8**level,
-            early_stop_test_accuracy=accuracy,
-            early_stop_iteration=stop,
-        )
-        for level, (accuracy, stop) in enumerate(zip(accuracies, stops))
-    ]
 
 
 def test_results_alone_make_a_report_that_says_what_is_missing(tmp_path):
