@@ -66,6 +66,7 @@ class Run:
 
     Args:
         directory: str or path-like, created if it is missing.
+        argument: str, what an error calls it.
 
     Raises:
         ValueError: If it is a file.
@@ -80,8 +81,8 @@ class Run:
     ```
     """
 
-    def __init__(self, directory):
-        files.check_directory("run_dir", directory)
+    def __init__(self, directory, argument="run_dir"):
+        files.check_directory(argument, directory)
         self.directory = os.fspath(directory)
         path = os.path.abspath(self.directory)
         self._made = files.missing_directories(path)
@@ -105,7 +106,7 @@ class Run:
                     f"`{argument}` must be the directory of a run. Received: "
                     f"{argument}={directory!r}, which has no {name}"
                 )
-        run = cls(directory)
+        run = cls(directory, argument)
         if not run.results:
             raise ValueError(
                 f"`{argument}` must hold at least one trained level. "
@@ -188,10 +189,6 @@ class Run:
     def lock(self):
         """Keeps other processes from running in the directory.
 
-        After an error before anything was trained, such as a setting that is
-        refused, the directory is as it was: the corrected settings are not
-        others than those of a run.
-
         Raises:
             RuntimeError: If another one does.
         """
@@ -207,20 +204,28 @@ class Run:
                 f"{self.directory} is in use by process {owner}. Wait for it, "
                 "or give another `run_dir`."
             ) from None
-        before = {*os.listdir(self.directory)} - {_LOCK, _OWNER}
         try:
             self.write(_OWNER, str(os.getpid()))
             yield
-        except Exception:
-            if not self.results:
-                self._restore(before)
-            raise
         finally:
             lock.release()
 
-    def _restore(self, names):
-        """Removes all but these of the directory's files, and the directory
-        if it was made for them."""
+    @contextlib.contextmanager
+    def restored(self):
+        """Around a run: after an error before its first result, such as a
+        setting that is refused, the directory is as it was.
+
+        Else the corrected settings would be other ones than those of the run.
+        """
+        before = {*os.listdir(self.directory)} - {_LOCK, _OWNER}
+        try:
+            yield
+        except Exception:
+            if not self.results:
+                self._remove_all_but(before)
+            raise
+
+    def _remove_all_but(self, names):
         for name in {*os.listdir(self.directory)} - names:
             path = self.path(name)
             if os.path.isdir(path):

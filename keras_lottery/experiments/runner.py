@@ -40,7 +40,7 @@ def run(
         executor = Serial() if workers == 1 else Processes(workers)
     directory = Run(run_dir)
     try:
-        with directory.lock():
+        with directory.lock(), directory.restored():
             experiment.check_data()
             board = Board(tensorboard_dir) if tensorboard_dir else None
             experiment, tickets = transfer.find(experiment)
