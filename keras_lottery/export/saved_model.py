@@ -103,7 +103,7 @@ class Verified:
     Args:
         examples: int, number of examples that were compared.
         max_difference: float, the greatest absolute one over all outputs.
-        weights: int, floating-point numbers in the file.
+        weights: int, floating-point numbers in variables of rank 2 or more.
         zeros: int, those of them that are exactly zero.
     """
 
