@@ -223,7 +223,7 @@ class LotteryTicketPruner:
         if rounds is None:
             raise ValueError(
                 "`rounds` must be given: `find(x, y, rounds=3)`, or "
-                "`wrap(model, rounds=3)`."
+                "`wrap(model, rounds=3)`. Received: rounds=None"
             )
         check_integer("rounds", rounds, minimum=0)
         self.state.check_find()
