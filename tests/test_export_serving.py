@@ -170,7 +170,6 @@ def test_an_error_leaves_nothing_behind(monkeypatch, tmp_path, error, shown):
 def test_a_directory_that_cannot_be_written_is_an_os_error():
     with pytest.raises(OSError):
         to_serving(small.mlp(), "/proc/nowhere/model")
-    assert os.listdir(tmp_path) == ["file"]
 
 
 @pytest.fixture
