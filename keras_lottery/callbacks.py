@@ -8,6 +8,7 @@ import warnings
 import keras
 
 from keras_lottery import backend, rewinding
+from keras_lottery.checks import check_arguments, check_integer
 from keras_lottery.keras_internals import forget_initial_epoch
 from keras_lottery.optimizers import variables_of
 from keras_lottery.state import TRAINING
@@ -268,13 +269,36 @@ class RoundCallback(keras.callbacks.Callback):
         self.hooks.after_epoch("val_loss" in (logs or {}))
 
 
+def check_fit_arguments(function, fit, given, others=()):
+    """Refuses arguments that a `fit` would refuse after work was done.
+
+    Args:
+        function: str, what the arguments were given to.
+        fit: bound method, perhaps with a signature of its own.
+        given: dict, name -> value.
+        others: names of arguments that `function` has beside those of `fit`.
+
+    Raises:
+        TypeError: If `fit` does not take one of them.
+        ValueError: If one of them is wrong.
+    """
+    parameters = inspect.signature(fit).parameters
+    if not _is_open_ended(parameters):
+        check_arguments(function, given, [*others, *parameters])
+    for name in ("epochs", "batch_size", "steps_per_epoch"):
+        if given.get(name) is not None:
+            check_integer(name, given[name], minimum=int(name != "epochs"))
+
+
 def takes_callbacks(fit):
     """Whether a method has the argument `callbacks` of Keras' `fit`."""
     parameters = inspect.signature(fit).parameters
-    open_ended = inspect.Parameter.VAR_KEYWORD
-    return "callbacks" in parameters or any(
-        parameter.kind == open_ended for parameter in parameters.values()
-    )
+    return "callbacks" in parameters or _is_open_ended(parameters)
+
+
+def _is_open_ended(parameters):
+    kinds = [parameter.kind for parameter in parameters.values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def defines_own(model_class, method):

@@ -1,8 +1,9 @@
 """Checks of arguments: the errors that name what was received. Pure Python."""
 
+import difflib
 import math
 import numbers
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TypeGuard
 
 
@@ -52,6 +53,20 @@ def check_choice(name: str, value: object, choices: Collection[object]) -> None:
             f"`{name}` must be one of {list(choices)}. "
             f"Received: {name}={value!r}"
         )
+
+
+def check_arguments(
+    function: str, given: Iterable[str], taken: Collection[str]
+) -> None:
+    """Refuses names of arguments that a function does not take."""
+    for name in given:
+        if name not in taken:
+            near = difflib.get_close_matches(name, taken, n=1)
+            advice = f"Did you mean `{near[0]}`?" if near else ""
+            raise TypeError(
+                f"`{function}` takes no argument `{name}`. "
+                f"{advice or f'It takes {list(taken)}.'}"
+            )
 
 
 def missing(what: str, package: str, extra: str | None = None) -> str:

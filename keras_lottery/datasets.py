@@ -465,8 +465,7 @@ def _made_smaller(name, data_dir, image_size, classes):
 def _decoded(name, data_dir):
     if not isinstance(name, str) or not name:
         raise ValueError(
-            "`name` must be a string, the name of a data set. "
-            f"Received: name={name!r}"
+            f"The data set must be a name, a string. Received: {name!r}"
         )
     if name == "digits":
         return _digits()
@@ -540,15 +539,15 @@ def _builder(tfds, name, data_dir):
     except tfds.core.DatasetNotFoundError:
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
         near = difflib.get_close_matches(name, known)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ValueError(
-            '`name` must be "digits" or an image classification set of '
-            f"TensorFlow Datasets. Received: name={name!r}.{hint}"
+            'The data set must be "digits" or an image classification set of '
+            f"TensorFlow Datasets. Received: {name!r}.{hint}"
         ) from None
     except Exception as error:  # A version or a configuration it lacks.
         raise ValueError(
-            "`name` must be a set that TensorFlow Datasets can load. "
-            f"Received: name={name!r} ({_first_line(error)})"
+            "The data set must be one that TensorFlow Datasets can load. "
+            f"Received: {name!r} ({_first_line(error)})"
         ) from None
 
 
@@ -566,8 +565,8 @@ def _keys(tfds, builder, name):
         ):
             return keys
     raise ValueError(
-        "`name` must be a classification set: images of one size and integer "
-        f"type, with one class label each. Received: name={name!r}, whose "
+        "The data set must be of images of one size and integer type, with "
+        f"one class label each. Received: {name!r}, whose "
         f"features are {_described(features)}"
     )
 
@@ -583,8 +582,8 @@ def _check_splits(builder, name):
     splits = list(builder.info.splits)
     if not {"train", "test"} <= set(splits):
         raise ValueError(
-            "`name` must be a set with the splits train and test. "
-            f"Received: name={name!r}, whose splits are {splits}"
+            "The data set must have the splits train and test. "
+            f"Received: {name!r}, whose splits are {splits}"
         )
 
 

@@ -93,6 +93,42 @@ def _array(blob, shape, dtype):
     return np.frombuffer(blob, np.dtype(dtype)).reshape(shape)
 
 
+def check_directory(name, path):
+    """Refuses a path at which a file is, where a directory must be.
+
+    Args:
+        name: str, the argument.
+        path: str or path-like, that need not exist.
+
+    Raises:
+        ValueError: If it, or a parent of it, is a file.
+    """
+    place = os.path.abspath(path)
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        raise ValueError(
+            f"`{name}` must be a directory, and {place} is a file. "
+            f"Received: {name}={os.fspath(path)!r}"
+        )
+
+
+def missing_directories(directory):
+    """Those that `os.makedirs` would make, the innermost first."""
+    missing = []
+    while not os.path.exists(directory):
+        missing.append(directory)
+        directory = os.path.dirname(directory)
+    return missing
+
+
+def remove_empty(directories):
+    """Removes those of the directories that are empty, in this order."""
+    for directory in directories:
+        if os.path.isdir(directory) and not os.listdir(directory):
+            os.rmdir(directory)
+
+
 def copy(source, target):
     """Copies a file in one step, if it is there."""
     with contextlib.suppress(FileNotFoundError), open(source, "rb") as file:

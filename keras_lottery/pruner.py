@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from keras_lottery import criteria, display, rewinding, schedules, state
 from keras_lottery import masks as masks_lib
 from keras_lottery.attachment import Attachment, check_masks
-from keras_lottery.callbacks import FitHooks
+from keras_lottery.callbacks import FitHooks, check_fit_arguments
 from keras_lottery.checks import check_integer
 from keras_lottery.levels import Level, Levels
 from keras_lottery.rewinding import RewindPoint
@@ -211,13 +211,23 @@ class LotteryTicketPruner:
 
         Returns:
             `levels`. The model holds the trained weights of the last one.
+
+        Raises:
+            TypeError: If `fit` does not take an argument.
+            ValueError: If an argument is wrong.
         """
+        own_class = getattr(type(self.model), "unwrapped_class", None)
+        fit = functools.partial((own_class or type(self.model)).fit, self.model)
+        check_fit_arguments("find", fit, fit_arguments, ("rounds",))
         rounds = self.rounds if rounds is None else rounds
+        if rounds is None:
+            raise ValueError(
+                "`rounds` must be given: `find(x, y, rounds=3)`, or "
+                "`wrap(model, rounds=3)`. Received: rounds=None"
+            )
         check_integer("rounds", rounds, minimum=0)
         self.state.check_find()
         before, self.rounds = self.rounds, rounds
-        own_class = getattr(type(self.model), "unwrapped_class", None)
-        fit = functools.partial((own_class or type(self.model)).fit, self.model)
         steps = contextlib.nullcontext if own_class else self.fit_hooks.stepping
         try:
             with steps():

@@ -6,12 +6,14 @@ that `isinstance` holds and its own `train_step`, `call` and methods are kept.
 
 import contextlib
 import functools
+import inspect
 import os
 from typing import Any
 
 import keras
 
 from keras_lottery import backend, saving
+from keras_lottery.checks import check_arguments
 from keras_lottery.keras_internals import unpickle_model
 from keras_lottery.pruner import LotteryTicketPruner
 from keras_lottery.scopes import find_kernels
@@ -151,6 +153,7 @@ def wrap(model: keras.Model, **arguments: Any) -> keras.Model:
         The same model, with its `LotteryTicketPruner` as `model.lottery`.
 
     Raises:
+        TypeError: If an argument is none of these.
         ValueError: If an argument is wrong, if the model is not a Keras 3
             model or is wrapped already, or if it has nothing to prune.
 
@@ -166,6 +169,8 @@ def wrap(model: keras.Model, **arguments: Any) -> keras.Model:
 
     Source: Frankle & Carbin, 1803.03635, section 1.
     """
+    _, *taken = inspect.signature(LotteryTicketPruner).parameters
+    check_arguments("wrap", arguments, taken)
     model.lottery = LotteryTicketPruner(model, **arguments)
     # Keras puts this method onto the object, in front of the class.
     vars(model.lottery)["own_quantize"] = vars(model).pop("quantize", None)

@@ -37,6 +37,15 @@ def test_check_positive_refuses(value):
         checks.check_positive("x", value)
 
 
+def test_check_arguments_names_the_nearest_or_all():
+    taken = ["rounds", "x"]
+    checks.check_arguments("find", {"x": 1}, taken)
+    with pytest.raises(TypeError, match="`find` takes no.*mean `rounds`"):
+        checks.check_arguments("find", {"round": 1}, taken)
+    with pytest.raises(TypeError, match=r"`q`. It takes \['rounds', 'x'\]"):
+        checks.check_arguments("find", {"q": 1}, taken)
+
+
 def test_check_choice_names_the_choices():
     with pytest.raises(ValueError, match=r"one of \['a', 'b'\].*'c'"):
         checks.check_choice("x", "c", ("a", "b"))

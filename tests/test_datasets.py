@@ -127,8 +127,8 @@ def test_digits_need_no_other_package(monkeypatch):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"name": ""}, "`name` must be a string"),
-        ({"name": None}, "`name` must be a string"),
+        ({"name": ""}, "The data set must be a name, a string"),
+        ({"name": None}, "The data set must be a name, a string"),
         ({"name": "digits", "seed": -1}, "`seed`.*seed=-1"),
         ({"name": "digits", "seed": None}, "`seed`.*seed=None"),
         ({"name": "digits", "validation": 0}, "`validation`.*=0"),
@@ -380,7 +380,7 @@ def test_a_check_decodes_what_load_then_takes(tiny, monkeypatch):
 
 def test_a_check_refuses_what_load_refuses(no_network, tmp_path):
     for name, error in (("", ValueError), ("mnits", ValueError)):
-        with pytest.raises(error, match="`name`"):
+        with pytest.raises(error, match="The data set must be"):
             datasets.check(name, data_dir=str(tmp_path))
     with pytest.raises(RuntimeError, match="could not be downloaded"):
         datasets.check("fashion_mnist", data_dir=str(tmp_path))
@@ -468,7 +468,7 @@ def test_without_a_network_says_what_to_do(no_network, tmp_path, capsys):
     "name, hint",
     [
         ("mnits", "Did you mean .*mnist"),
-        ("digit", "Did you mean .*digits"),
+        ("digit", "Received: 'digit'. Did you mean 'digits'"),
         ("xyzzy_plugh", "TensorFlow Datasets"),
         ("mnist:9.9.9", "only: "),
     ],

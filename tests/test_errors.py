@@ -279,9 +279,13 @@ def test_files_that_are_not_there():
 
 def test_an_argument_that_does_not_exist():
     model = mlp()
-    with pytest.raises(TypeError, match="sparsity"):
+    with pytest.raises(
+        TypeError, match=r"`wrap` takes no argument `sparsity`. It takes \['ra"
+    ):
         wrap(model, sparsity=0.5)
     assert not hasattr(model, "lottery")
+    with pytest.raises(TypeError, match="Did you mean `rates`"):
+        wrap(model, ratess={})
 
 
 def test_a_model_that_failed_once_may_be_wrapped_rightly():

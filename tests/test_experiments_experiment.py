@@ -170,6 +170,11 @@ def test_late_rewinding_is_to_a_fiftieth_of_the_iterations(iterations, step):
         ({"network": ("a",)}, "`network` must be pairs of a name"),
         ({"network": {"seed": 1}}, "`network` must name arguments that"),
         ({"network": {"padding": "same"}}, "`padding` must be left out"),
+        ({"network": ("foo:1",)}, "model='lenet_300_100' takes no such arg"),
+        (
+            {"network": ("foo:1",), "model": "conv_2"},
+            "`foo` must be left out: model='conv_2' takes dropout",
+        ),
         ({"dropout": 1.0}, "`dropout` must be in"),
         ({"drops": ("a",)}, "`drops` must be"),
         ({"image_size": 0}, "`image_size` must be an integer, at least 1"),

@@ -18,6 +18,12 @@ def test_what_a_place_needs_comes_before_it():
         assert place.needs is None or place.needs in places[:i]
 
 
+def test_any_number_of_levels_can_be_planned():
+    places = plan(Experiment(rounds=3000, arms=("reinit",)))
+    assert places[-1] == Place(0, 3000, "reinit")
+    assert len(places) == 3001 + 3000
+
+
 def test_an_arm_brings_along_what_serves_it():
     places = plan(Experiment(rounds=1, arms=("continued",)))
     assert Place(0, 0, "continued_search") in places

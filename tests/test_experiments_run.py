@@ -112,7 +112,16 @@ def test_a_run_of_older_settings_that_were_open_goes_on(tmp_path):
         Run(tmp_path).claim(Experiment(iterations=500, rate=0.3), CHOICE)
 
 
+def test_a_file_is_no_run_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ValueError, match="`run_dir` must be .*is a file"):
+            Run(path)
+
+
 def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`ticket_from` must.*ticket_from='a"):
+        Run.open("a", "ticket_from")
     with pytest.raises(ValueError, match="has no experiment.json"):
         Run.open(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_lottery import Ticket
 from keras_lottery.experiments import Experiment, Progress, Result
+from keras_lottery.experiments.arms import ARMS, arm
 from keras_lottery.experiments.plan import Place
 from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.results import from_csv
@@ -161,6 +162,40 @@ def test_the_backend_and_why_it_was_chosen_are_told(tmp_path):
     dataclasses.replace(SMALL, trials=1, rounds=0).run(tmp_path, Notes())
     (line,) = told
     assert line.startswith(("Training by xla: ", "Training by sparse_or_xla: "))
+
+
+def test_arms_that_others_need_are_told(tmp_path):
+    told = []
+
+    class Notes(Silence):
+        def note(self, line):
+            told.append(line)
+
+    arms = ("reinit", "random_mask")
+    few = dataclasses.replace(SMALL, trials=1, rounds=1, arms=arms)
+    few.run(tmp_path, Notes())
+    line = "reinit, random_mask need ticket, which is trained too, but not"
+    assert any(note.startswith(line) for note in told)
+    told.clear()
+    few.run(tmp_path, Notes())
+    assert not any("need" in note for note in told)
+
+
+def test_a_run_that_trained_nothing_leaves_nothing(tmp_path):
+    @arm
+    def refused(bench, level):
+        raise ValueError("refused")
+
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "notes").write_text("mine")
+    try:
+        few = dataclasses.replace(SMALL, trials=1, arms=("refused",))
+        for name in ("there", "new/run"):
+            with pytest.raises(ValueError, match="refused"):
+                few.run(tmp_path / name)
+    finally:
+        del ARMS["refused"], ARMS["refused_second"]
+    assert [p.name for p in tmp_path.rglob("*")] == ["there", "notes"]
 
 
 def test_a_second_process_on_the_same_directory_is_refused(tmp_path):

@@ -159,7 +159,7 @@ def test_the_default_is_what_is_measured_to_be_faster(
     assert sizes == [(1, 8)]
     assert [layer.kernel for layer in file.layers] == [kernel]
     assert file.encoding.startswith(kernel)
-    assert f"{speed:.2f} times as fast at batch 8" in file.encoding
+    assert f"{speed:.2f} (batch 8) times the speed of the den" in file.encoding
     assert file.encoding in file.summary() and "FULLY" in file.summary()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -62,13 +63,35 @@ def test_what_is_not_there(run, tmp_path):
         ({"level": 3}, r'"last" or one of \[0, 1, 2\]. Received: level=3'),
         ({"level": "worst"}, "Received: level='worst'"),
         ({"trial": 2}, "`trial` and `arm` must be of the run"),
-        ({"arm": "reinit"}, "one that keeps its tickets"),
+        ({"arm": "reinit"}, r"keeps its tickets, of which .* \['ticket'\]"),
         ({"arm": "one_shot"}, "`trial` and `arm` must be of the run"),
     ]:
         with pytest.raises(ValueError, match=message):
             model_of_run(directory, **arguments)
     with pytest.raises(ValueError, match=r"has no experiment\.json"):
         model_of_run(tmp_path)
+
+
+def test_a_ticket_that_is_damaged_or_missing(run, tmp_path):
+    shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "tickets/trial_0/level_01.ticket"
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.write_bytes(content)
+    advice = "Run find_ticket.py with the same flags on this `run_dir` to train"
+    for found in ("is damaged: its checksum.*", "is missing. "):
+        with pytest.raises(
+            ValueError, match=f"level_01.ticket {found}{advice}"
+        ):
+            model_of_run(tmp_path, 1)
+        path.unlink(missing_ok=True)
+
+
+def test_an_output_directory_that_is_a_file(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    for format in ("serving", "litert"):
+        with pytest.raises(ValueError, match="`output_dir` must be .* is a fi"):
+            export_run(run[0], tmp_path / "file", format)
 
 
 def test_litert(run, tmp_path):
@@ -79,6 +102,9 @@ def test_litert(run, tmp_path):
     assert exported.accuracy == exported.accuracy_before
     text = exported.summary()
     assert "level 1 of arm ticket, trial 0: 50." in text
+    why = "weights, the smallest density whose validation accuracy at"
+    assert why not in text
+    assert why in dataclasses.replace(exported, level="best").summary()
     assert f"written: {tmp_path / 'digits.tflite'}\nverified: max diff" in text
     percent = f"{100 * exported.accuracy:.2f} %"
     assert f"test accuracy: {percent} before, {percent} after, of 300" in text

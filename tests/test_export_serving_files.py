@@ -30,6 +30,9 @@ def test_versions_go_on(tmp_path):
         with pytest.raises(ValueError, match=message):
             VersionDirectory(tmp_path, version)
     assert sorted(os.listdir(tmp_path)) == ["1", "3", "7", "8", "not_a_version"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="`base_dir` must be a directory, and"):
+        VersionDirectory(tmp_path / "file")
 
 
 def test_what_is_being_written_is_no_version(tmp_path):

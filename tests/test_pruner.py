@@ -437,6 +437,24 @@ def test_fit_that_left_nan():
     assert np.isfinite(np.concatenate([w.ravel() for w in arrays(model)])).all()
 
 
+@pytest.mark.parametrize("wrap", [True, False])
+def test_find_refuses_before_it_trains(wrap):
+    model = mlp()
+    pruner = keras_lottery.wrap(model).lottery if wrap else pruner_of(model)
+    compiled(model)
+    for wrong, error, message in [
+        ({"round": 1}, TypeError, "`round`. Did you mean `rounds`?"),
+        ({"rounds": 1, "epoch": 1}, TypeError, "Did you mean `epochs`?"),
+        ({"rounds": 1, "qqq": 1}, TypeError, "It takes .'rounds', 'x', 'y'"),
+        ({}, ValueError, "`rounds` must be given"),
+        ({"rounds": 1, "epochs": 2.5}, ValueError, "`epochs` must be an int"),
+        ({"rounds": 1, "batch_size": 0}, ValueError, "`batch_size` must be"),
+    ]:
+        with pytest.raises(error, match=message):
+            pruner.find(*data(), **wrong)
+    assert model.optimizer.iterations == 0 and not pruner.levels
+
+
 def test_find_stops_at_nan():
     model = wrapped(SGD(np.inf))
     with pytest.warns(UserWarning, match="left NaN"):

@@ -357,6 +357,15 @@ def test_the_text_has_the_rule_every_claim_and_every_verdict(tmp_path):
     assert "C7a conv_2" in text and "no run of conv_2" in text
 
 
+def test_where_nothing_can_be_judged_one_sentence_says_why(tmp_path):
+    _, results = as_in_the_paper()
+    directory = run_directory(tmp_path / "run", results, dataset="digits")
+    text = check_claims([directory])
+    assert "\n" not in text and text.count("digits, not mnist") == 1
+    assert "of digits, not mnist (C1, C2a, " in text
+    assert "no run of conv_2 (C7a" in text
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one directory of a run"):
         check_claims([])

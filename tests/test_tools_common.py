@@ -11,6 +11,8 @@ sys.path.insert(0, str(scripts.ROOT / "tools"))
 
 import common  # noqa: E402
 
+from keras_lottery.experiments import Experiment  # noqa: E402
+
 VALUES = flags.FlagValues()
 flags.DEFINE_integer("rounds", 3, "", flag_values=VALUES)
 flags.DEFINE_float("rate", 0.2, "", flag_values=VALUES, lower_bound=0.0)
@@ -71,6 +73,19 @@ def test_an_import_that_fails_is_one_line(capsys):
         raise ImportError("no such module")
     assert ended.value.code == 2
     assert capsys.readouterr().err == "a_script.py: no such module\n"
+
+
+def test_a_backend_that_is_not_installed_is_one_line(capsys, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    with pytest.raises(SystemExit), common.importing():
+        raise ModuleNotFoundError("No module named 'jax'", name="jax")
+    err = capsys.readouterr().err
+    assert err.startswith("a_script.py: KERAS_BACKEND=jax needs jax, which")
+
+
+def test_help_speaks_of_what_a_flag_can_be():
+    told = common._arguments_told(Experiment)
+    assert "function" not in told["model"] and "Arrays" not in told["dataset"]
 
 
 @pytest.mark.parametrize("given, held", [({}, -1), ({"verbosity": "1"}, 1)])

@@ -7,7 +7,7 @@ import scripts
 
 sys.path.insert(0, str(scripts.ROOT / "tools"))
 
-import campaign  # noqa: E402
+from benchmarks import campaign  # noqa: E402
 
 from keras_lottery.experiments import Experiment  # noqa: E402
 from keras_lottery.experiments.plan import plan  # noqa: E402

@@ -88,7 +88,15 @@ def importing():
     of a module that needs another backend of Keras."""
     try:
         yield
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
+        # Keras imports the package of its backend, and refuses an unknown one.
+        asked = os.environ.get("KERAS_BACKEND")
+        package = getattr(error, "name", None)
+        if package and package == asked:
+            error = (
+                f"KERAS_BACKEND={asked} needs {package}, which cannot be "
+                f"imported: `pip install {package}`"
+            )
         stop(f"{_script()}: {error}", 2)
 
 

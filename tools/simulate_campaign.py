@@ -42,7 +42,7 @@ flags.DEFINE_integer("trials", 5, "Trials of the campaign.", lower_bound=1)
 
 
 def main():
-    import campaign
+    from benchmarks import campaign
 
     steps = _step_ms(campaign.ROUNDS)
     measured = campaign.measure(

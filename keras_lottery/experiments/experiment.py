@@ -18,20 +18,21 @@ class Experiment(Protocol):
     recipe as they are. A model of one's own has the recipe
     `keras_lottery.recipes.OWN`.
 
+    In Python, `dataset` may also be `keras_lottery.datasets.Arrays`, and
+    `model` a function that returns a Keras model. It is called with those of
+    the arguments `input_shape`, `classes` and `seed` that it has. A model that
+    it compiles keeps its optimizer, loss and metrics; another is compiled for
+    classification by logits.
+
     Args:
-        dataset: str, `"digits"` or a TFDS image classification set; or
-            `keras_lottery.datasets.Arrays`.
+        dataset: str, `"digits"` or a TFDS image classification set.
         data_dir: optional str, where TFDS has it. It is no part of what
             identifies a run.
         image_size: optional int, to which height and width of the images are
             reduced, by area averages, before anything else is done with them.
         classes: optional str, such as 0-4 or 0,2,7: the labels of the
             examples that are taken. They are numbered from 0.
-        model: str, a network of `keras_lottery.models`; or a function that
-            returns a Keras model, and is called with those of the arguments
-            `input_shape`, `classes` and `seed` that it has. A model that it
-            compiles keeps its optimizer, loss and metrics; another is
-            compiled for classification by logits.
+        model: str, a network of `keras_lottery.models`.
         rounds: int, levels 0 to `rounds` are trained. Defaults to 16.
         rate: optional float, of survivors, per round.
         output_rate: optional float, of output layers. Defaults to the

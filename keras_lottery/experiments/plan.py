@@ -39,9 +39,11 @@ def plan(experiment):
 
 
 def _add(places, place):
-    if place.needs:
-        _add(places, place.needs)
-    places.setdefault(place)
+    chain = []
+    while place and place not in places:
+        chain.append(place)
+        place = place.needs
+    places.update(dict.fromkeys(reversed(chain)))
 
 
 class Queue:

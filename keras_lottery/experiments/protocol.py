@@ -221,9 +221,10 @@ class Protocol:
 
     def _check_network(self):
         """Refuses an argument of networks that this one does not have."""
-        known = ()
+        known = []
         if not callable(self.model):
-            known = inspect.signature(models.get(self.model)).parameters
+            parameters = inspect.signature(models.get(self.model)).parameters
+            known = [p for p in parameters if p not in _OF_EVERY_NETWORK]
         for name, _ in self.network:
             if name in (*_OF_A_NETWORK, *_OF_EVERY_NETWORK):
                 raise ValueError(
@@ -233,10 +234,11 @@ class Protocol:
         given = {name: getattr(self, name) for name in _OF_A_NETWORK}
         for name, value in (given | dict(self.network)).items():
             if value and name not in known:
+                model = model_builder.name(self.model)
                 raise ValueError(
-                    f"`{name}` must be left out with a model that does not "
-                    f"have it. Received: {name}={value!r}, "
-                    f"model={model_builder.name(self.model)!r}"
+                    f"`{name}` must be left out: model={model!r} takes "
+                    f"{', '.join(known) or 'no such arguments'}. "
+                    f"Received: {name}={value!r}"
                 )
 
     # What identifies it.

@@ -21,6 +21,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 
 import filelock
 import keras
@@ -30,7 +31,7 @@ from absl import logging
 from keras_lottery import files
 from keras_lottery.datasets import Dataset
 from keras_lottery.experiments import barriers, environment
-from keras_lottery.experiments.arms import second
+from keras_lottery.experiments.arms import keeps_ticket, second
 from keras_lottery.experiments.plan import Place
 from keras_lottery.experiments.protocol import Protocol
 from keras_lottery.experiments.results import Result, from_csv, to_csv
@@ -65,8 +66,10 @@ class Run:
 
     Args:
         directory: str or path-like, created if it is missing.
+        argument: str, what an error calls it.
 
     Raises:
+        ValueError: If it is a file.
         OSError: If the directory cannot be created.
 
     Example:
@@ -78,13 +81,20 @@ class Run:
     ```
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory, argument="run_dir"):
+        files.check_directory(argument, directory)
         self.directory = os.fspath(directory)
+        path = os.path.abspath(self.directory)
+        self._made = files.missing_directories(path)
         os.makedirs(self.directory, exist_ok=True)
 
     @classmethod
-    def open(cls, directory):
+    def open(cls, directory, argument="run_dir"):
         """The `Run` in a directory that has at least one trained level.
+
+        Args:
+            directory: str or path-like.
+            argument: str, what an error calls it.
 
         Raises:
             ValueError: If there is none.
@@ -93,14 +103,14 @@ class Run:
         for name in (_EXPERIMENT, _RESULTS):
             if not os.path.exists(os.path.join(directory, name)):
                 raise ValueError(
-                    "`run_dir` must be the directory of a run. Received: "
-                    f"run_dir={directory!r}, which has no {name}"
+                    f"`{argument}` must be the directory of a run. Received: "
+                    f"{argument}={directory!r}, which has no {name}"
                 )
-        run = cls(directory)
+        run = cls(directory, argument)
         if not run.results:
             raise ValueError(
-                "`run_dir` must hold at least one trained level. Received: "
-                f"run_dir={directory!r}"
+                f"`{argument}` must hold at least one trained level. "
+                f"Received: {argument}={directory!r}"
             )
         return run
 
@@ -199,6 +209,31 @@ class Run:
             yield
         finally:
             lock.release()
+
+    @contextlib.contextmanager
+    def restored(self):
+        """Around a run: after an error before its first result, such as a
+        setting that is refused, the directory is as it was.
+
+        Else the corrected settings would be other ones than those of the run.
+        """
+        before = {*os.listdir(self.directory)} - {_LOCK, _OWNER}
+        try:
+            yield
+        except Exception:
+            if not self.results:
+                self._remove_all_but(before)
+            raise
+
+    def _remove_all_but(self, names):
+        for name in {*os.listdir(self.directory)} - names:
+            path = self.path(name)
+            if os.path.isdir(path):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+        files.remove_empty(self._made)
 
     # What was measured.
 
@@ -348,14 +383,23 @@ class Run:
             ValueError: If there is no such trial, arm or level.
         """
         result = self.results.choose(level, trial, arm)
-        ticket = self.load_ticket(trial, arm, result.level)
-        if ticket is None:
-            path = self.ticket_path(trial, arm, result.level)
-            raise ValueError(
-                f"`arm` must be one that keeps its tickets, and {path} is not "
-                f"there. Received: arm={arm!r}"
-            )
         experiment = self.load_experiment(data_dir)
+        keeping = [a for a in experiment.arms if keeps_ticket(experiment, a)]
+        if arm not in keeping:
+            raise ValueError(
+                "`arm` must be one that keeps its tickets, of which the run "
+                f"has {keeping}. Received: arm={arm!r}"
+            )
+        path = self.ticket_path(trial, arm, result.level)
+        try:
+            ticket = Ticket.load(path)
+        except (FileNotFoundError, ValueError) as error:
+            damaged = isinstance(error, ValueError)
+            raise ValueError(
+                f"{error if damaged else f'{path} is missing.'} Run "
+                "find_ticket.py with the same flags on this `run_dir` to "
+                "train the level again, or choose another `level`."
+            ) from None
         data = experiment.load_data(experiment.derive_seed(trial, "split"))
         model = experiment.trained_model(data, ticket)
         return RunModel(model, result, data)
@@ -404,5 +448,5 @@ def _intact(load, path):
     except FileNotFoundError:
         return None
     except ValueError as error:
-        logging.warning("%s It is trained again.", error)
+        logging.warning("%s It is trained again when the run goes on.", error)
         return None

@@ -40,7 +40,7 @@ def run(
         executor = Serial() if workers == 1 else Processes(workers)
     directory = Run(run_dir)
     try:
-        with directory.lock():
+        with directory.lock(), directory.restored():
             experiment.check_data()
             board = Board(tensorboard_dir) if tensorboard_dir else None
             experiment, tickets = transfer.find(experiment)
@@ -113,7 +113,9 @@ class Coordinator:
             places.sort(key=lambda place: place.level)
         self.progress.begin(len(places), self.experiment.iterations)
         self._tell_backend()
-        queue = Queue(places, [p for p in places if self._found(p)])
+        found = {place for place in places if self._found(place)}
+        self._tell_arms(place for place in places if place not in found)
+        queue = Queue(places, found)
         running = {}
         try:
             while len(queue) or running:
@@ -223,6 +225,20 @@ class Coordinator:
         if choice and choice["asked"] != choice["backend"]:
             name, why = choice["backend"], choice["why"]
             self.progress.note(f"Training by {name}: {why}.")
+
+    def _tell_arms(self, places):
+        """Says which arms are trained because those asked for need them."""
+        arms, needed = self.experiment.arms, {}
+        for place in places:
+            other = place.needs.arm if place.needs else None
+            if other and place.arm in arms and other not in arms:
+                needed.setdefault(other, {})[place.arm] = None
+        for other, these in needed.items():
+            if other != transfer.source.__name__:
+                self.progress.note(
+                    f"{', '.join(these)} need{'s' * (len(these) == 1)} "
+                    f"{other}, which is trained too, but not shown."
+                )
 
     def _write_results(self):
         self._written = time.monotonic()

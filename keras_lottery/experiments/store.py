@@ -58,7 +58,7 @@ class Store:
     def __init__(self, experiment, run, shared=None):
         self.experiment = experiment
         self.run = run
-        self.shared = Run(shared) if shared else None
+        self.shared = Run(shared, "shared") if shared else None
         # Key -> path of its file, by trial, since two trials never have the
         # same key, and by kind. Trial `None` is what came of other runs.
         self._paths = collections.defaultdict(dict)

@@ -39,7 +39,7 @@ def find(experiment):
             f"Received: ticket_from={experiment.ticket_from!r}, "
             f"arms={experiment.arms}"
         )
-    origin, found = Run.open(experiment.ticket_from), {}
+    origin, found = Run.open(experiment.ticket_from, "ticket_from"), {}
     keys = origin.load_places()
     for trial in range(experiment.trials):
         for level in range(experiment.rounds + 1):

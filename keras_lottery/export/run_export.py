@@ -9,10 +9,15 @@ from keras_lottery.export import compaction
 from keras_lottery.export.gains import BATCH_SIZES, accuracy, measure_gains
 from keras_lottery.export.litert import LitertFile, to_litert
 from keras_lottery.export.serving import Served, to_serving
+from keras_lottery.files import check_directory
 
 # Number of examples to verify an exported model on, and of those that give
 # int8 the ranges of activations.
 _EXAMPLES = 256
+_BEST = (
+    ", the smallest density whose validation accuracy at the end is not below "
+    "level 0's"
+)
 # The arguments that only one format has, and their defaults.
 _OPTIONS = {
     "serving": {"version": None, "softmax": False},
@@ -30,6 +35,7 @@ class ExportedRun:
         accuracy_before: float, the Keras model's on the test set, a fraction.
         accuracy: float, the same of what was written.
         examples: int, number of test examples.
+        level: int or str, as it was asked for.
     """
 
     result: Result
@@ -37,13 +43,15 @@ class ExportedRun:
     accuracy_before: float
     accuracy: float
     examples: int
+    level: int | str
 
     def summary(self):
         """What was written, as several lines of text."""
         row = self.result
         lines = [
             f"level {row.level} of arm {row.arm}, trial {row.trial}: "
-            f"{100 * row.density:.2f} % of the prunable weights",
+            f"{100 * row.density:.2f} % of the prunable weights"
+            f"{_BEST * (self.level == 'best')}",
             f"written: {self.written.path}",
             self.written.summary(),
             f"test accuracy: {100 * self.accuracy_before:.2f} % before, "
@@ -148,6 +156,7 @@ def export_run(
             "sparse": sparse,
         },
     )
+    check_directory("output_dir", output_dir)
     run = model_of_run(run_dir, level, trial, arm, data_dir)
     if format == "serving":
         written = to_serving(
@@ -179,6 +188,7 @@ def export_run(
         accuracy_before=accuracy(lambda batch: run.model(batch).numpy(), x, y),
         accuracy=accuracy(written.load(), x, y),
         examples=len(x),
+        level=level,
     )
 
 

@@ -103,7 +103,7 @@ class Verified:
     Args:
         examples: int, number of examples that were compared.
         max_difference: float, the greatest absolute one over all outputs.
-        weights: int, floating-point numbers in the file.
+        weights: int, floating-point numbers in variables of rank 2 or more.
         zeros: int, those of them that are exactly zero.
     """
 
@@ -258,14 +258,17 @@ def run_without_keras(directory, inputs, batch_size):
 
 
 def count_weights(directory):
-    """The weights in a SavedModel, and how many of them are exactly zero."""
+    """The weights in a SavedModel, and how many of them are exactly zero.
+
+    As in a LiteRT file, weights are the numbers in what is of rank 2 or more.
+    """
     import tensorflow as tf
 
     reader = tf.train.load_checkpoint(f"{directory}/variables/variables")
     weights = zeros = 0
     for name, dtype in reader.get_variable_to_dtype_map().items():
-        if dtype.is_floating:
-            values = reader.get_tensor(name)
+        values = reader.get_tensor(name)
+        if dtype.is_floating and values.ndim > 1:
             weights += values.size
             zeros += int((values == 0).sum())
     return weights, zeros

@@ -40,7 +40,7 @@ class Served:
         examples: int, number of examples it was verified on.
         max_difference: float, the greatest one from the Keras model's
             outputs, absolute.
-        weights: int, floating-point numbers in the file.
+        weights: int, floating-point numbers in variables of rank 2 or more.
         zeros: int, those of them that are exactly zero.
         bytes: int, size of the directory.
         compressed_bytes: int, the same with each file compressed by zlib.

@@ -16,6 +16,7 @@ import uuid
 import numpy as np
 import tensorflow as tf
 
+from keras_lottery import files
 from keras_lottery import masks as masks_lib
 from keras_lottery.checks import check_integer, missing
 from keras_lottery.scopes import find_kernels
@@ -56,17 +57,19 @@ class VersionDirectory:
         version: int, its number.
 
     Raises:
-        ValueError: If the version is no number or exists.
+        ValueError: If the version is no number or exists, or the base
+            directory is a file.
         OSError: If the directory cannot be written.
     """
 
     def __init__(self, base_dir, version=None):
+        files.check_directory("base_dir", base_dir)
         self.base_dir = os.path.abspath(os.fspath(base_dir))
         self.version, self.path = version, None
         self._check_version()
 
     def __enter__(self):
-        self._made = _missing(self.base_dir)
+        self._made = files.missing_directories(self.base_dir)
         # On the same file system, and no number.
         name = f".part.{uuid.uuid4().hex}"
         self.part = os.path.join(self.base_dir, name)
@@ -107,9 +110,7 @@ class VersionDirectory:
 
     def _undo(self):
         shutil.rmtree(self.part, ignore_errors=True)
-        for directory in self._made:
-            if os.path.isdir(directory) and not os.listdir(directory):
-                os.rmdir(directory)
+        files.remove_empty(self._made)
 
 
 def versions(base_dir):
@@ -117,15 +118,6 @@ def versions(base_dir):
     if not os.path.isdir(base_dir):
         return set()
     return {int(name) for name in os.listdir(base_dir) if name.isdecimal()}
-
-
-def _missing(directory):
-    """Those that `os.makedirs` would make, the innermost first."""
-    missing = []
-    while not os.path.exists(directory):
-        missing.append(directory)
-        directory = os.path.dirname(directory)
-    return missing
 
 
 def _sync(directory):

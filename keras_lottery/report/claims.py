@@ -81,7 +81,8 @@ def check_claims(run_dirs):
 
     Returns:
         A str of lines: the paper, the rule, a table of the verdicts, what
-        each claim says, and what is missing or leaves it open.
+        each claim says, and what is missing or leaves it open. Where nothing
+        can be judged, one sentence that says why.
 
     Raises:
         ValueError: If no directory is given, or one of them holds no run.
@@ -105,7 +106,18 @@ def check_claims(run_dirs):
         )
     runs = [Run.open(run_dir) for run_dir in run_dirs]
     verdicts = check(CLAIMS, [(run.experiment, run.results) for run in runs])
+    if all(one.verdict == NOT_APPLICABLE for one in verdicts):
+        return _none_applies(verdicts)
     return "\n".join([PAPER, RULE, "", tables.verdicts_text(verdicts)])
+
+
+def _none_applies(verdicts):
+    """One sentence: each reason, and of which claims it is."""
+    claims = {}
+    for one in verdicts:
+        claims.setdefault(one.why, []).append(one.claim.id)
+    reasons = [f"{why} ({', '.join(ids)})" for why, ids in claims.items()]
+    return f"None of the paper's claims can be judged: {'; '.join(reasons)}."
 
 
 def check(claims, runs):

@@ -17,8 +17,8 @@ import time
 
 import numpy as np
 import pandas as pd
-from benchmarks.measurement import PeakMemory, resident_mb
 
+from benchmarks.measurement import PeakMemory, resident_mb
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.bench import Trained
