@@ -233,6 +233,33 @@ class FitHooks:
         self.pruner.model.train_function = None
 
     @contextlib.contextmanager
+    def fitting(self, rounds, arguments):
+        """The model's own `fit`, if `find` can call it so.
+
+        Meanwhile a model that is not wrapped tells of its training steps.
+
+        Args:
+            rounds: int, how many `find` is to go on to.
+            arguments: dict, what it gives to `fit`.
+
+        Raises:
+            TypeError: If `fit` does not take an argument.
+            ValueError: If an argument is wrong.
+        """
+        model = self.pruner.model
+        own_class = getattr(type(model), "unwrapped_class", None)
+        fit = functools.partial((own_class or type(model)).fit, model)
+        check_fit_arguments("find", fit, arguments, ("rounds",))
+        if rounds is None:
+            raise ValueError(
+                "`rounds` must be given: `find(x, y, rounds=3)`, or "
+                "`wrap(model, rounds=3)`. Received: rounds=None"
+            )
+        check_integer("rounds", rounds, minimum=0)
+        with contextlib.nullcontext() if own_class else self.stepping():
+            yield fit
+
+    @contextlib.contextmanager
     def stepping(self):
         """Has a model that is not wrapped tell of its training steps."""
         model = self.pruner.model

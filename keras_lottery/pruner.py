@@ -10,7 +10,6 @@ for level in range(rounds + 1):
 """
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from keras_lottery import criteria, display, rewinding, schedules, state
 from keras_lottery import masks as masks_lib
 from keras_lottery.attachment import Attachment, check_masks
-from keras_lottery.callbacks import FitHooks, check_fit_arguments
+from keras_lottery.callbacks import FitHooks
 from keras_lottery.checks import check_integer
 from keras_lottery.levels import Level, Levels
 from keras_lottery.rewinding import RewindPoint
@@ -216,27 +215,17 @@ class LotteryTicketPruner:
             TypeError: If `fit` does not take an argument.
             ValueError: If an argument is wrong.
         """
-        own_class = getattr(type(self.model), "unwrapped_class", None)
-        fit = functools.partial((own_class or type(self.model)).fit, self.model)
-        check_fit_arguments("find", fit, fit_arguments, ("rounds",))
         rounds = self.rounds if rounds is None else rounds
-        if rounds is None:
-            raise ValueError(
-                "`rounds` must be given: `find(x, y, rounds=3)`, or "
-                "`wrap(model, rounds=3)`. Received: rounds=None"
-            )
-        check_integer("rounds", rounds, minimum=0)
-        self.state.check_find()
-        before, self.rounds = self.rounds, rounds
-        steps = contextlib.nullcontext if own_class else self.fit_hooks.stepping
-        try:
-            with steps():
+        with self.fit_hooks.fitting(rounds, fit_arguments) as fit:
+            self.state.check_find()
+            before, self.rounds = self.rounds, rounds
+            try:
                 while not self.resting:
                     self.run_fit(fit, x, y, **fit_arguments)
                     if self.fit_hooks.problem is not None:
                         raise self.fit_hooks.problem
-        finally:
-            self.rounds = before
+            finally:
+                self.rounds = before
         return self.levels
 
     def prune(self) -> None:
@@ -248,12 +237,8 @@ class LotteryTicketPruner:
         rewinding.check_captured(self.rewind_to, self.rewind_point.step)
         if self.state.phase != state.TRAINED:
             self.record()
-        masks = self.next_masks(
-            self.level,
-            self.masks,
-            self.rewind_point.weights,
-            self.attachment.kernels,
-        )
+        initial, trained = self.rewind_point.weights, self.attachment.kernels
+        masks = self.next_masks(self.level, self.masks, initial, trained)
         self.state.prune(self.level + 1, masks)
 
     def next_masks(
