@@ -829,7 +829,7 @@ def test_a_training_without_a_step_is_no_round(arguments, rewind_to):
     given.pop("y", None), given.pop("x")
     with pytest.warns(UserWarning):
         if given:
-            with pytest.raises(ValueError, match="at least one step"):
+            with pytest.raises(ValueError, match="at least"):
                 model.lottery.find(x, y, rounds=2, verbose=0, **given)
         else:
             model.fit(arguments["x"], verbose=0)
