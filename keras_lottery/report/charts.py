@@ -367,7 +367,11 @@ def _draw_tradeoff(axes, line, column, arm, style):
     first = line.iloc[0]
     name = first["block_size"].replace("1x1", "single weights")
     points = 100 * line[["accuracy", "lowest", "highest"]].to_numpy().T
-    own = {} if arm == "ticket" else {"linestyle": ":", "alpha": 0.6}
+    own = (
+        {"linestyle": "-"}
+        if arm == "ticket"
+        else {"linestyle": ":", "alpha": 0.6}
+    )
     _draw_line(
         axes,
         line[column],
