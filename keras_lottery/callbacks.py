@@ -314,7 +314,7 @@ def check_fit_arguments(function, fit, given, others=()):
         check_arguments(function, given, [*others, *parameters])
     for name in ("epochs", "batch_size", "steps_per_epoch"):
         if given.get(name) is not None:
-            check_integer(name, given[name], minimum=int(name != "epochs"))
+            check_integer(name, given[name], minimum=1)
 
 
 def takes_callbacks(fit):
