@@ -205,10 +205,7 @@ class SearchState:
         empty = [p for p, m in masks.items() if before[p].any() > m.any()]
         if empty:
             warnings.warn(
-                f"Level {level} has no connection left in {empty[0]}: what "
-                "that layer computes does not depend on its inputs any more. "
-                "Give it a smaller rate in `rates`, or 0 to leave it alone.",
-                stacklevel=4,
+                without_connection(f"Level {level}", empty[0]), stacklevel=4
             )
         with uninterrupted():
             self._due, self._rewind_due = (level, masks), self._advancing
@@ -422,3 +419,17 @@ def uninterrupted():
         signal.signal(signal.SIGINT, handler)
         if caught:
             handler(*caught[-1])
+
+
+def without_connection(level, path):
+    """What a warning says of a level at which a layer has lost all weights.
+
+    Args:
+        level: str, the level.
+        path: str, the layer's kernel.
+    """
+    return (
+        f"{level} has no connection left in {path}: what that layer computes "
+        "does not depend on its inputs any more. Give it a smaller rate in "
+        "`rates`, or 0 to leave it alone."
+    )

@@ -93,6 +93,12 @@ def test_a_model_and_arrays_of_one_s_own(model, tmp_path):
     assert (choice["backend"] == "fit") == (model is distilled), choice["why"]
 
 
+def test_a_layer_that_lost_all_its_weights_is_named(tmp_path, caplog):
+    small(plain, rounds=1, rate=0.999).run(tmp_path)
+    assert "Level 1 of the arm 'ticket'" in caplog.text
+    assert "has no connection left in" in caplog.text
+
+
 def test_what_a_fresh_process_would_find_is_found(run, tmp_path):
     """Automatic names go on counting; the keys of trainings must not."""
     directory, results = run

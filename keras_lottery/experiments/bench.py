@@ -12,12 +12,14 @@ import time
 
 import keras
 import numpy as np
+from absl import logging
 
 from keras_lottery.experiments import model_builder
 from keras_lottery.experiments.arms import ARMS, keeps_ticket
 from keras_lottery.experiments.barriers import errors_between
 from keras_lottery.experiments.store import training_key
 from keras_lottery.rewinding import RewindPoint, copy_optimizers, model_state
+from keras_lottery.state import without_connection
 from keras_lottery.tickets import Ticket
 from keras_lottery.training import Loop, Training
 from keras_lottery.training.sparse_rule import OR
@@ -471,6 +473,10 @@ class Bench:
         """The start of a level, which the model is at now."""
         start = self.start(arm, level)
         self.pruner.load(start, with_optimizers=True)
+        empty = [path for path, mask in start.masks.items() if not mask.any()]
+        if empty:
+            place = f"Level {level} of the arm {arm!r}, trial {self.trial},"
+            logging.warning("%s", without_connection(place, empty[0]))
         return start
 
     def _record(self, start, training, test_at_early_stop, train, test):
