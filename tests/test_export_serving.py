@@ -172,6 +172,13 @@ def test_a_directory_that_cannot_be_written_is_an_os_error():
         to_serving(small.mlp(), "/proc/nowhere/model")
 
 
+def test_a_directory_inside_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="`base_dir` must be .*is a file"):
+        to_serving(small.mlp(), tmp_path / "file" / "model")
+    assert os.listdir(tmp_path) == ["file"]
+
+
 @pytest.fixture
 def verified_here(monkeypatch):
     monkeypatch.setattr(serving, "verify_saved_model", exports.verify_here)
