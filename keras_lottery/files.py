@@ -104,8 +104,8 @@ def check_directory(name, path):
         ValueError: If it, or a parent of it, is a file.
     """
     place = os.path.abspath(path)
-    while not os.path.exists(place):
-        place = os.path.dirname(place)
+    if missing := missing_directories(place):
+        place = os.path.dirname(missing[-1])
     if not os.path.isdir(place):
         raise ValueError(
             f"`{name}` must be a directory, and {place} is a file. "

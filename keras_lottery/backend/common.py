@@ -161,6 +161,11 @@ def penalties(model):
             yield variable.regularizer(variable)
 
 
+def penalty(model):
+    """What the regularizers of weights add to the loss in all, a float."""
+    return sum(map(float, penalties(model)))
+
+
 class ModelSteps:
     """Steps on the variables of a model, which are never out of date.
 

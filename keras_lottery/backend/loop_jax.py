@@ -16,6 +16,7 @@ from keras_lottery.backend.common import (
     ModelSteps,
     loss_and_accuracy,
     penalties,
+    penalty,
 )
 
 COMPILED = ("jax",)
@@ -76,7 +77,7 @@ class CompiledSteps(ModelSteps):
         self._model.reset_metrics()
         measured = self._evaluate(state_of(self._model), blocks)
         loss, accuracy = np.asarray(measured).tolist()
-        return loss - sum(map(float, penalties(self._model))), accuracy
+        return loss - penalty(self._model), accuracy
 
     @functools.cached_property
     def kept(self):

@@ -16,7 +16,7 @@ from keras_lottery import tracing
 from keras_lottery.backend.common import (
     ModelSteps,
     loss_and_accuracy,
-    penalties,
+    penalty,
 )
 
 COMPILED = ("graph", "xla", "xla_update")
@@ -135,7 +135,7 @@ class CompiledSteps(ModelSteps):
         self._reset()()
         evaluate = self._evaluate[len(blocks)]()
         loss, accuracy = evaluate(blocks).numpy().tolist()
-        return loss - sum(map(float, penalties(self._model))), accuracy
+        return loss - penalty(self._model), accuracy
 
     @functools.cached_property
     def kept(self):

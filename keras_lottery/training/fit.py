@@ -12,7 +12,7 @@ from keras_lottery.backend import loop
 from keras_lottery.backend.common import (
     ModelSteps,
     loss_and_accuracy,
-    penalties,
+    penalty,
 )
 
 # The seconds between two reports of progress.
@@ -123,7 +123,7 @@ class FitSteps(ModelSteps):
         self._model.reset_metrics()
         loss, accuracy = loss_and_accuracy(results)
         if not _defined_by(self._model, "test_step"):
-            loss -= sum(map(float, penalties(self._model)))
+            loss -= penalty(self._model)
         return loss, accuracy
 
     @functools.cached_property
