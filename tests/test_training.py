@@ -413,6 +413,10 @@ def test_sets_are_evaluated_by_name(backend):
     for name, pair in zip(("train", "validation", "test"), sets):
         assert loop.evaluate(name) == loop.evaluate(pair)
         assert loop.evaluate(name, weights) == loop.evaluate(pair, weights)
+    for given in (None, weights):
+        assert loop.evaluate(["train", sets[2]], given) == [
+            loop.evaluate(pair, given) for pair in sets[::2]
+        ]
     loop.set_data(sets[0], sets[2])
     assert loop.evaluate("validation") == loop.evaluate(sets[2])
     with pytest.raises(ValueError, match="data='test'"):

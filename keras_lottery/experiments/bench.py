@@ -330,13 +330,9 @@ class Bench:
                 visits=visits,
             )
         evaluate = self._loop.evaluate
-        record = self._record(
-            start,
-            training,
-            evaluate("test", training.early_stop_weights)[1],
-            evaluate("train")[1],
-            evaluate("test")[1],
-        )
+        _, stopped = evaluate("test", training.early_stop_weights)
+        (_, trained), (_, tested) = evaluate(["train", "test"])
+        record = self._record(start, training, stopped, trained, tested)
         line = self._line(arm, level)
         record["seconds"] = time.perf_counter() - began
         # Other libraries train by a `fit` of their own.

@@ -226,25 +226,28 @@ class Loop:
 
         Args:
             data: `"train"`, `"validation"` or `"test"`, or a pair `(x, y)` of
-                arrays or tensors.
+                arrays or tensors; or a list of these, to be evaluated in one
+                pass, for which the weights are prepared once.
             weights: List of arrays as `model.get_weights()` returns, to be
                 evaluated instead of the model's own, which it still has
                 afterwards. Defaults to `None`.
 
         Returns:
             Pair of floats `(loss, accuracy)`; the accuracy is NaN if the
-            model was compiled without an accuracy metric.
+            model was compiled without an accuracy metric. For a list, a list
+            of such pairs.
         """
-        blocks = self._blocks_of(data)
+        if not isinstance(data, list):
+            return self.evaluate([data], weights)[0]
+        sets = [self._blocks_of(each) for each in data]
         self.choose_backend()
         if weights is None:
             self._begin(masked=False)
-            return self._steps.evaluate(blocks)
+            return [self._steps.evaluate(blocks) for blocks in sets]
         own = self.model.get_weights()
         try:
             self.model.set_weights(weights)
-            self._begin(masked=False)
-            return self._steps.evaluate(blocks)
+            return self.evaluate(data)
         finally:
             self.model.set_weights(own)
 
