@@ -419,5 +419,5 @@ def test_steps_by_density_are_measured_and_drawn(tmp_path):
     assert all(float(row["step_ms"]) > 0 for row in rows)
     subjects = {"xla", "sparse, 1 thread", "arithmetic limit"}
     assert subjects <= {row["subject"] for row in rows}
-    for suffix in ("json", "png"):
+    for suffix in ("json", "png", "overview.png"):
         assert (tmp_path / f"by_density.{suffix}").exists()

@@ -74,6 +74,7 @@ def main():
     )
     frame.to_csv(_path("csv"), index=False)
     by_density.draw(frame, _path("png"))
+    by_density.draw(by_density.overview(frame), _path("overview.png"))
     facts["fit"] = by_density.fit(frame)
     print("\nConstants of the rule that fit these numbers, ns:")
     for name, value in facts["fit"].items():

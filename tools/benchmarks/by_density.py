@@ -26,6 +26,8 @@ ARITHMETIC = "arithmetic limit"
 SECONDS = 0.1
 # Threads of the sparse kernels; `None`: as they choose.
 SPARSE = {"sparse": None, "sparse, 1 thread": 1, "sparse, 2 threads": 2}
+# What the small figure shows.
+OVERVIEW = ("xla", "sparse", "PyTorch, masked")
 
 
 class Network:
@@ -331,6 +333,16 @@ def fit(frame):
         names = [name for name, _ in columns]
         constants.update(zip(names, solution.tolist()))
     return constants
+
+
+def overview(frame):
+    """The rows of one network at one batch size, of the main subjects."""
+    first = frame.iloc[0]
+    return frame[
+        (frame.network == first.network)
+        & (frame.batch_size == first.batch_size)
+        & frame.subject.isin(OVERVIEW)
+    ]
 
 
 def draw(frame, path):
