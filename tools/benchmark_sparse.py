@@ -6,7 +6,7 @@
 Each density is trained by every backend in turn: medians of the repetitions,
 and minima in brackets. After that a whole search of LeNet-300-100, 19 levels
 of --iterations steps, all included, by XLA alone and by what the rule names.
-The rule of `keras_lottery.training.sparse_rule` is fixed by these numbers. A
+The rule of `keras_lottery.training.backends` is fixed by these numbers. A
 few minutes on two cores that have nothing else to do.
 """
 

@@ -22,7 +22,7 @@ from keras_lottery.rewinding import RewindPoint, copy_optimizers, model_state
 from keras_lottery.state import without_connection
 from keras_lottery.tickets import Ticket
 from keras_lottery.training import Loop, Training
-from keras_lottery.training.sparse_rule import OR
+from keras_lottery.training.backends import OR
 from keras_lottery.training.stack import Stack
 
 

@@ -17,7 +17,8 @@ from keras_lottery.backend.loop import (
 )
 from keras_lottery.checks import check_choice, check_integer
 from keras_lottery.levels import EARLY_STOP_METRICS
-from keras_lottery.training import backends, fit, sparse_rule
+from keras_lottery.training import backends, fit
+from keras_lottery.training import backends as sparse_rule
 from keras_lottery.training.batches import batch_indices, into_blocks
 from keras_lottery.training.recording import Recorder
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 import keras_lottery
 from keras_lottery import keras_internals, models
 from keras_lottery.backend.loop import CompiledSteps
-from keras_lottery.training import batch_indices, sparse_rule
+from keras_lottery.training import backends, batch_indices
 from keras_lottery.training.sparse import SparseSteps
 
 # Hidden units of each network.
@@ -103,7 +103,7 @@ class Network:
 
     def chosen(self):
         """What the rule names at the density as it is."""
-        return sparse_rule.backend_for(
+        return backends.backend_for(
             "sparse_or_xla", self.model, self.batch_size
         )
 
@@ -299,7 +299,7 @@ def table(frame, chosen):
 
 
 def fit(frame):
-    """The constants of `sparse_rule` that fit what was measured.
+    """The constants of the rule in `backends` that fit what was measured.
 
     Args:
         frame: `pandas.DataFrame` as the benchmark writes it.
@@ -309,7 +309,7 @@ def fit(frame):
     """
     keys = ["weights", "batch_size", "kept", "units"]
     found = frame.groupby([*keys, "subject"]).step_ms.median().reset_index()
-    vectors = -(-found.batch_size // sparse_rule.LANES)
+    vectors = -(-found.batch_size // backends.LANES)
     parts = {
         "sparse": (
             ("_STEP", found.step_ms * 0 + 1),
