@@ -6,7 +6,7 @@ import statistics
 
 from keras_lottery.experiments import barriers
 from keras_lottery.experiments.arms import ARMS
-from keras_lottery.experiments.connectivity import (
+from keras_lottery.experiments.barriers import (
     instability,
     measure_connectivity,
 )
