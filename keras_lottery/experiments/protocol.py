@@ -27,7 +27,7 @@ from keras_lottery.checks import (
     check_rate,
 )
 from keras_lottery.experiments import arms as arms_lib
-from keras_lottery.experiments import compatibility, model_builder
+from keras_lottery.experiments import model_builder
 from keras_lottery.keras_internals import names_from_the_first
 from keras_lottery.levels import EARLY_STOP_METRICS
 from keras_lottery.recipes import WarmupAndDrops
@@ -406,9 +406,9 @@ class Protocol:
             model, other = (self.build_model(data, seed=0) for _ in range(2))
             model_builder.check_new(self.model, model, other)
             if not model.compiled:
-                compatibility.check_labels(model, data)
+                model_builder.check_labels(model, data)
             self.compile(model)
-            compatibility.check_loss(model, data)
+            model_builder.check_loss(model, data)
 
     def trained_model(self, data, ticket):
         """The network with what a ticket was trained to.
