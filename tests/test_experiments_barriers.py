@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from small import same
-from test_experiments_runner import Stopper, untimed
+from test_experiments_experiment import Stopper, untimed
 
 from keras_lottery import report
 from keras_lottery.experiments import Experiment

@@ -22,10 +22,10 @@ from benchmarks.measurement import PeakMemory, resident_mb
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.arms import ARMS
 from keras_lottery.experiments.bench import Trained
+from keras_lottery.experiments.experiment import Coordinator
 from keras_lottery.experiments.plan import Queue, plan
 from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.run import Run
-from keras_lottery.experiments.runner import Coordinator
 from keras_lottery.experiments.store import Store
 from keras_lottery.rewinding import RewindPoint
 from keras_lottery.tickets import Ticket
