@@ -9,6 +9,7 @@ from small import same
 
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.plan import Place
+from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.run import Run
 
 ORIGIN = Experiment(
@@ -44,9 +45,13 @@ def origin(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(origin, tmp_path_factory):
-    """A run with transferred tickets that keeps every ticket."""
+    """A run with transferred tickets that keeps every ticket: its directory,
+    its results and what was told."""
     directory = tmp_path_factory.mktemp("target")
-    return directory, onto(origin, instability=True).run(directory)
+    progress, told = Silence(), []
+    progress.note = told.append
+    results = onto(origin, instability=True).run(directory, progress)
+    return directory, results, told
 
 
 def ticket(directory, arm, level):
@@ -75,9 +80,10 @@ def test_reinitialised_they_have_new_weights(origin, run):
     assert np.mean(kernel == own.rewind_point.weights["fc1/kernel"]) < 0.001
 
 
-def test_the_hidden_arm_has_no_row(run):
+def test_the_hidden_arm_has_no_row_and_is_not_said_to_be_trained(run):
     rows = [(r.arm, r.level) for r in run[1]]
     assert rows == [(arm, level) for arm in ARMS for level in (0, 1)]
+    assert not any("source" in line for line in run[2])
 
 
 def test_a_run_is_identified_by_its_tickets_and_not_by_their_place(

@@ -32,6 +32,7 @@ class Arm:
         train: function `(bench, start) -> Training`, or `None`: the bench
             trains it.
         check: function of the `Experiment`, or `None`.
+        taken_over: bool, whether its tickets are copied from another run.
         second_of: the arm of which this one is `second`, or `None`.
     """
 
@@ -43,6 +44,7 @@ class Arm:
     rewind_to: object
     train: object
     check: object
+    taken_over: bool = False
     second_of: str | None = None
 
     @property
@@ -61,6 +63,7 @@ def arm(
     rewind_to=lambda experiment: experiment.rewind_to,
     train=None,
     check=None,
+    taken_over=False,
 ):
     """Registers a function as an arm, by its name.
 
@@ -81,6 +84,8 @@ def arm(
             bench's model with the trained weights.
         check: optional function of the `Experiment` that raises a
             `ValueError` if the arm cannot be trained in it.
+        taken_over: bool: its tickets are copied into the run from another
+            one, so that none of them is trained.
 
     Returns:
         The function.
@@ -109,7 +114,17 @@ def arm(
             return before(level)
         return (before, level - 1) if before and level else None
 
-    ARMS[name] = Arm(name, start, needed, chain, shown, rewind_to, train, check)
+    ARMS[name] = Arm(
+        name,
+        start,
+        needed,
+        chain,
+        shown,
+        rewind_to,
+        train,
+        check,
+        taken_over,
+    )
     if shown and train is None:
         ARMS[second(name)] = _second(name)
     return start

@@ -412,7 +412,7 @@ class Coordinator:
             if other and place.arm in arms and other not in arms:
                 needed.setdefault(other, {})[place.arm] = None
         for other, these in needed.items():
-            if other != transfer.source.__name__:
+            if not ARMS[other].taken_over:
                 self.progress.note(
                     f"{', '.join(these)} need{'s' * (len(these) == 1)} "
                     f"{other}, which is trained too, but not shown."

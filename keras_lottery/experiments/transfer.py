@@ -74,7 +74,7 @@ def take_over(found, run):
             run.add_place(place, key)
 
 
-@arm(needs=None, chain=True, shown=False)
+@arm(needs=None, chain=True, shown=False, taken_over=True)
 def source(bench, level):
     """The tickets of the other run."""
     raise RuntimeError(
