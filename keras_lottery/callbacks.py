@@ -170,8 +170,8 @@ class FitHooks:
 
     def _took_a_step(self):
         """Whether `fit` trained: not if there was no epoch or no data."""
-        own_fit = defines_own(type(self.pruner.model), "fit")
-        return not self._began or own_fit or bool(self._steps.steps)
+        own_fit = overridden_by(self.pruner.model, "fit")
+        return not self._began or bool(own_fit or self._steps.steps)
 
     def failed(self):
         """Whether training left nothing to record, of which it warns."""
@@ -328,11 +328,21 @@ def _is_open_ended(parameters):
     return inspect.Parameter.VAR_KEYWORD in kinds
 
 
-def defines_own(model_class, method):
-    """Whether a class of the user's, and not Keras, defines a method."""
-    owners = [c for c in model_class.__mro__ if method in vars(c)]
-    packages = [c.__module__.split(".")[0] for c in owners]
-    return any(p not in ("keras", "keras_lottery") for p in packages)
+def overridden_by(model, method):
+    """Which class of the user's is in front of Keras with a method.
+
+    Args:
+        model: `keras.Model`, wrapped or not.
+        method: str, the name of a method that Keras defines.
+
+    Returns:
+        A str, the name of the class; `None` if the method is Keras' own.
+    """
+    for cls in type(model).__mro__:
+        package = cls.__module__.split(".")[0]
+        if method in vars(cls) and package != "keras_lottery":
+            return None if package == "keras" else cls.__name__
+    return None
 
 
 def with_callback(fit, callback, args, kwargs):

@@ -19,7 +19,7 @@ from test_training import (
 )
 
 from keras_lottery import wrap
-from keras_lottery.training import Loop
+from keras_lottery.training import Loop, unsupported
 
 
 def half(**kwargs):
@@ -36,6 +36,29 @@ def test_the_reason_is_said_in_one_line(caplog):
     assert loop.backend == "fit"
     (line,) = [r.getMessage() for r in caplog.records]
     assert line == "Training by fit: HalfLoss has a `train_step` of its own."
+
+
+class Behind:
+    def train_step(self, data):
+        raise AssertionError("Keras' own comes first.")
+
+
+class InFront(Behind, keras.Sequential):
+    pass
+
+
+class AfterKeras(keras.Sequential, Behind):
+    pass
+
+
+def test_a_method_counts_where_it_comes_before_that_of_keras():
+    for cls, reason in (
+        (InFront, "Behind has a `train_step` of its own"),
+        (AfterKeras, None),
+    ):
+        model = cls([keras.Input((4,)), keras.layers.Dense(3)])
+        assert unsupported(compiled(model)) == reason
+        assert unsupported(wrap(model)) == reason
 
 
 @pytest.mark.parametrize(

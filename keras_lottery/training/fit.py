@@ -14,6 +14,7 @@ from keras_lottery.backend.common import (
     loss_and_accuracy,
     penalty,
 )
+from keras_lottery.callbacks import overridden_by
 
 # The seconds between two reports of progress.
 _PROGRESS_EVERY = 0.5
@@ -46,7 +47,7 @@ def unsupported(model, x=None, y=None, callbacks=None, class_weight=None):
     if not getattr(model, "compiled", False):
         return "the model is not compiled"
     for method in _STOCK_METHODS:
-        owner = _defined_by(model, method)
+        owner = overridden_by(model, method)
         if owner is not None:
             return f"{owner} has a `{method}` of its own"
     if model.run_eagerly:
@@ -122,7 +123,7 @@ class FitSteps(ModelSteps):
         results = self._model.evaluate(batches, verbose=0, return_dict=True)
         self._model.reset_metrics()
         loss, accuracy = loss_and_accuracy(results)
-        if not _defined_by(self._model, "test_step"):
+        if not overridden_by(self._model, "test_step"):
             loss -= penalty(self._model)
         return loss, accuracy
 
@@ -157,17 +158,6 @@ class _StepCallback(keras.callbacks.Callback):
         if self.progress and time.monotonic() - self.reported > _PROGRESS_EVERY:
             self.reported = time.monotonic()
             self.progress(iteration)
-
-
-def _defined_by(model, method):
-    """Name of the class that overrides a method of Keras, or `None`."""
-    for cls in type(model).__mro__:
-        if method in vars(cls) and not cls.__module__.startswith(
-            "keras_lottery."
-        ):
-            stock = cls.__module__.split(".")[0] == "keras"
-            return None if stock else cls.__name__
-    return None
 
 
 def _is_arrays(value):
