@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -171,7 +172,17 @@ class ModelSteps:
 
     Steps that compute on arrays of their own take them from the model before,
     and give them back.
+
+    Attributes:
+        kept_by: the backend's class `KeptWeights`.
     """
+
+    kept_by: type
+
+    @functools.cached_property
+    def kept(self):
+        """The `KeptWeights` of the model, made when it is first asked for."""
+        return self.kept_by(self._model.weights)
 
     def load(self, masked=True):
         """Takes what is to be trained or evaluated from the model.

@@ -23,6 +23,27 @@ COMPILED = ("jax",)
 TENSOR = jax.Array
 
 
+class KeptWeights:
+    """Copies of variables that stay on the variables' device.
+
+    Args:
+        variables: List of Keras variables.
+    """
+
+    def __init__(self, variables):
+        self._variables = variables
+        self._copies = [variable.value for variable in variables]
+
+    def keep(self):
+        """Keeps the values that the variables have now."""
+        # An array of JAX is never changed.
+        self._copies = [variable.value for variable in self._variables]
+
+    def fetch(self):
+        """List of arrays, the values that were kept last."""
+        return list(map(np.asarray, self._copies))
+
+
 class CompiledSteps(ModelSteps):
     """The training and the evaluation of one model.
 
@@ -37,6 +58,8 @@ class CompiledSteps(ModelSteps):
         data: Pair of inputs and targets, as tensors, of which the shapes
             and dtypes are taken.
     """
+
+    kept_by = KeptWeights
 
     def __init__(self, model, backend, data):
         self.traces = 0
@@ -78,11 +101,6 @@ class CompiledSteps(ModelSteps):
         measured = self._evaluate(state_of(self._model), blocks)
         loss, accuracy = np.asarray(measured).tolist()
         return loss - penalty(self._model), accuracy
-
-    @functools.cached_property
-    def kept(self):
-        """The `KeptWeights` of the model."""
-        return KeptWeights(self._model.weights)
 
     def variables(self):
         """All variables that a training step reads or writes."""
@@ -332,27 +350,6 @@ def weights_of(model, state):
     variables = (*model.trainable_variables, *model.non_trainable_variables)
     values = {id(v): a for v, a in zip(variables, (*trained, *others))}
     return [np.asarray(values[id(weight)]) for weight in model.weights]
-
-
-class KeptWeights:
-    """Copies of variables that stay on the variables' device.
-
-    Args:
-        variables: List of Keras variables.
-    """
-
-    def __init__(self, variables):
-        self._variables = variables
-        self._copies = [variable.value for variable in variables]
-
-    def keep(self):
-        """Keeps the values that the variables have now."""
-        # An array of JAX is never changed.
-        self._copies = [variable.value for variable in self._variables]
-
-    def fetch(self):
-        """List of arrays, the values that were kept last."""
-        return list(map(np.asarray, self._copies))
 
 
 # Data.

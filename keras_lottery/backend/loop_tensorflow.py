@@ -64,6 +64,40 @@ _CONVOLUTIONS = frozenset(
 )
 
 
+class KeptWeights:
+    """Copies of variables that stay on the variables' device.
+
+    Args:
+        variables: List of Keras or TensorFlow variables.
+
+    Example:
+
+    ```python
+    kept = KeptWeights(model.weights)
+    kept.keep()
+    arrays = kept.fetch()
+    ```
+    """
+
+    def __init__(self, variables):
+        self._variables = variables
+        self._copies = [tf.Variable(tf.convert_to_tensor(v)) for v in variables]
+        assign = tf.function(self._assign_copies, autograph=False)
+        self._assign = assign.get_concrete_function()
+
+    def keep(self):
+        """Copies the variables as they are now."""
+        self._assign()
+
+    def fetch(self):
+        """List of arrays, the values that were kept last."""
+        return [copy.numpy() for copy in self._copies]
+
+    def _assign_copies(self):
+        for copy, variable in zip(self._copies, self._variables):
+            copy.assign(tf.convert_to_tensor(variable))
+
+
 class CompiledSteps(ModelSteps):
     """The training and the evaluation of one model on one backend.
 
@@ -80,6 +114,8 @@ class CompiledSteps(ModelSteps):
         data: Pair of inputs and targets, as tensors, of which the shapes
             and dtypes are taken.
     """
+
+    kept_by = KeptWeights
 
     def __init__(self, model, backend, data):
         self.traces = 0
@@ -136,11 +172,6 @@ class CompiledSteps(ModelSteps):
         evaluate = self._evaluate[len(blocks)]()
         loss, accuracy = evaluate(blocks).numpy().tolist()
         return loss - penalty(self._model), accuracy
-
-    @functools.cached_property
-    def kept(self):
-        """The `KeptWeights` of the model."""
-        return KeptWeights(self._model.weights)
 
     def variables(self):
         """All variables a training step reads or writes, as `tf.Variable`s."""
@@ -227,40 +258,6 @@ def _update_under_xla(optimizer):
         del attributes["apply_gradients"]
         if replaced is not None:
             attributes["apply_gradients"] = replaced
-
-
-class KeptWeights:
-    """Copies of variables that stay on the variables' device.
-
-    Args:
-        variables: List of Keras or TensorFlow variables.
-
-    Example:
-
-    ```python
-    kept = KeptWeights(model.weights)
-    kept.keep()
-    arrays = kept.fetch()
-    ```
-    """
-
-    def __init__(self, variables):
-        self._variables = variables
-        self._copies = [tf.Variable(tf.convert_to_tensor(v)) for v in variables]
-        assign = tf.function(self._assign_copies, autograph=False)
-        self._assign = assign.get_concrete_function()
-
-    def keep(self):
-        """Copies the variables as they are now."""
-        self._assign()
-
-    def fetch(self):
-        """List of arrays, the values that were kept last."""
-        return [copy.numpy() for copy in self._copies]
-
-    def _assign_copies(self):
-        for copy, variable in zip(self._copies, self._variables):
-            copy.assign(tf.convert_to_tensor(variable))
 
 
 def on_device(leaf):

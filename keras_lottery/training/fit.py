@@ -1,7 +1,6 @@
 """Training by Keras' `fit`, for what the compiled loop cannot train."""
 
 import contextlib
-import functools
 import time
 
 import keras
@@ -103,6 +102,7 @@ class FitSteps(ModelSteps):
     """
 
     traces = 0
+    kept_by = loop.KeptWeights
 
     def __init__(self, model):
         self._model = model
@@ -126,11 +126,6 @@ class FitSteps(ModelSteps):
         if not overridden_by(self._model, "test_step"):
             loss -= penalty(self._model)
         return loss, accuracy
-
-    @functools.cached_property
-    def kept(self):
-        """The `KeptWeights` of the model."""
-        return loop.KeptWeights(self._model.weights)
 
 
 def _paused(model):
