@@ -18,7 +18,6 @@ from keras_lottery.backend.loop import (
 from keras_lottery.checks import check_choice, check_integer
 from keras_lottery.levels import EARLY_STOP_METRICS
 from keras_lottery.training import backends, fit
-from keras_lottery.training import backends as sparse_rule
 from keras_lottery.training.batches import batch_indices, into_blocks
 from keras_lottery.training.recording import Recorder
 
@@ -70,7 +69,7 @@ class Loop:
             to be fastest; one of `"graph"`, `"xla"`, `"xla_update"`,
             `"sparse"` and `"fit"`; or `"sparse_or_"` and one of the first
             three: sparse kernels where a rule expects them to be faster (see
-            `sparse_rule`), that one elsewhere. Defaults to `"auto"`.
+            `training.backends`), that one elsewhere. Defaults to `"auto"`.
 
     Attributes:
         backend: The argument; from the first training or evaluation on, the
@@ -149,7 +148,7 @@ class Loop:
                 f"{sizes['train']}. Received: batch_size={self.batch_size}"
             )
         # Sparse kernels remember arrays; nothing is compiled for them here.
-        self._compiled.pop(sparse_rule.SPARSE, None)
+        self._compiled.pop(backends.SPARSE, None)
         sets = {name: _on_device(data) for name, data in sets.items()}
         self._size, self._train_data = sizes["train"], sets["train"]
         self._blocks = {
@@ -277,8 +276,8 @@ class Loop:
             return backends.by_measurement(
                 self.model, self._steps_on, data, shape
             )
-        if self.backend.startswith(sparse_rule.SPARSE):
-            reason = sparse_rule.unsupported(self.model)
+        if self.backend.startswith(backends.SPARSE):
+            reason = backends.unsupported(self.model)
             if reason:
                 raise ValueError(
                     "`backend` must be one without sparse kernels, since "
@@ -292,7 +291,7 @@ class Loop:
             self._steps_on(name), data, shape
         ):
             choice = plain, "XLA cannot compile its training step"
-        return sparse_rule.with_sparse(choice, self.model)
+        return backends.with_sparse(choice, self.model)
 
     def backend_for(self, kept=None):
         """What trains the model at the density of its masks.
@@ -306,7 +305,7 @@ class Loop:
             network and density.
         """
         name, _ = self.choose_backend()
-        return sparse_rule.backend_for(name, self.model, self.batch_size, kept)
+        return backends.backend_for(name, self.model, self.batch_size, kept)
 
     def _begin(self, masked):
         """Chooses what computes until the next call of a public method."""
@@ -369,7 +368,7 @@ class Loop:
     def _make_steps(self, backend):
         if backend == "fit":
             return fit.FitSteps(self.model)
-        if backend == sparse_rule.SPARSE:
+        if backend == backends.SPARSE:
             # Numba takes a second to import.
             from keras_lottery.training.sparse import SparseSteps
 
