@@ -146,9 +146,13 @@ class _StepCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         iteration = self.start + batch + 1
+        due = iteration % self.eval_every == 0 or iteration == self.stop
+        if due or iteration in self.visits:
+            # On some backends the variables are elsewhere between two steps.
+            backend.sync(self.model)
         if iteration in self.visits:
             self.visits[iteration]()
-        if iteration % self.eval_every == 0 or iteration == self.stop:
+        if due:
             self.model.stop_training = self.evaluated(iteration, logs["loss"])
         if self.progress and time.monotonic() - self.reported > _PROGRESS_EVERY:
             self.reported = time.monotonic()
