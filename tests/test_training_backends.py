@@ -383,15 +383,15 @@ def small_loop(model, backend):
 
 @given(st.integers(0, 266_199), st.sampled_from([16, 60, 64, 128, 256]))
 def test_what_is_faster_stays_so_with_fewer_weights(kept, batch_size):
-    if backends.is_faster(LENET, kept + 1, batch_size):
-        assert backends.is_faster(LENET, kept, batch_size)
+    if backends.sparse_is_faster(LENET, kept + 1, batch_size):
+        assert backends.sparse_is_faster(LENET, kept, batch_size)
 
 
 @pytest.mark.parametrize("units", [LENET, [784, 1024, 1024, 10]])
 def test_dense_levels_are_dense_and_sparse_ones_sparse(units):
     weights = sum(a * b for a, b in zip(units, units[1:]))
-    assert not backends.is_faster(units, weights, 60)
-    assert backends.is_faster(units, weights // 10, 60)
+    assert not backends.sparse_is_faster(units, weights, 60)
+    assert backends.sparse_is_faster(units, weights // 10, 60)
 
 
 def test_neither_clock_nor_cores_have_a_part_in_it(monkeypatch):
@@ -408,7 +408,7 @@ def test_neither_clock_nor_cores_have_a_part_in_it(monkeypatch):
 def test_the_density_is_that_of_the_masks_or_what_is_told(monkeypatch):
     model, seen = wrapped(), []
     monkeypatch.setattr(
-        backends, "is_faster", lambda *arguments: seen.append(arguments)
+        backends, "sparse_is_faster", lambda *arguments: seen.append(arguments)
     )
     mask = np.arange(24).reshape(4, 6) % 3 == 0
     first, second = model.lottery.masks
@@ -453,7 +453,7 @@ def test_levels_of_one_loop_are_trained_by_what_suits_them(monkeypatch):
     model = wrapped()
     loop = small_loop(model, "sparse_or_graph")
     monkeypatch.setattr(
-        backends, "is_faster", lambda units, kept, batch_size: kept < 30
+        backends, "sparse_is_faster", lambda units, kept, batch_size: kept < 30
     )
     assert loop.backend_for(42) == "graph" == loop.backend_for()
     loop.train(5, seed=0)

@@ -59,7 +59,7 @@ LANES = 64
 # Sparse kernels.
 
 
-def unsupported(model):
+def sparse_unsupported(model):
     """Why sparse kernels do not train a model: a str, or `None` if they do.
 
     Args:
@@ -81,14 +81,14 @@ def with_sparse(choice, model):
 
     Args:
         choice: Pair of str, a compiled backend and why.
-        model: `keras.Model`, as in `unsupported`.
+        model: `keras.Model`, as in `sparse_unsupported`.
 
     Returns:
         Pair of str: `"sparse_or_"` and the backend, or the backend alone, and
         why.
     """
     name, why = choice
-    reason = unsupported(model)
+    reason = sparse_unsupported(model)
     if reason:
         return name, f"{why}; not by sparse kernels, since {reason}"
     return OR + name, f"{why}; sparse kernels are faster at low density"
@@ -118,7 +118,7 @@ def backend_for(name, model, batch_size, kept=None):
     )
     if kept is None:
         kept = sum(int(mask.numpy().sum()) for mask in masks if mask)
-    faster = is_faster(units, kept + free, batch_size)
+    faster = sparse_is_faster(units, kept + free, batch_size)
     return SPARSE if faster else name.removeprefix(OR)
 
 
@@ -127,7 +127,7 @@ def _kernels(model):
     return chain.units, [link.layer.kernel for link in chain.links]
 
 
-def is_faster(units, kept, batch_size):
+def sparse_is_faster(units, kept, batch_size):
     """Whether sparse kernels are expected to be faster than XLA.
 
     Args:
@@ -141,8 +141,9 @@ def is_faster(units, kept, batch_size):
     Example:
 
     ```python
-    assert is_faster([784, 300, 100, 10], kept=9_500, batch_size=60)
-    assert not is_faster([784, 300, 100, 10], kept=266_200, batch_size=60)
+    units = [784, 300, 100, 10]
+    assert sparse_is_faster(units, kept=9_500, batch_size=60)
+    assert not sparse_is_faster(units, kept=266_200, batch_size=60)
     ```
     """
     vectors = -(-batch_size // LANES)

@@ -242,14 +242,17 @@ class Loop:
         sets = [self._blocks_of(each) for each in data]
         self.choose_backend()
         if weights is None:
-            self._begin(masked=False)
-            return [self._steps.evaluate(blocks) for blocks in sets]
+            return self._evaluate(sets)
         own = self.model.get_weights()
         try:
             self.model.set_weights(weights)
-            return self.evaluate(data)
+            return self._evaluate(sets)
         finally:
             self.model.set_weights(own)
+
+    def _evaluate(self, sets):
+        self._begin(masked=False)
+        return [self._steps.evaluate(blocks) for blocks in sets]
 
     def choose_backend(self):
         """Chooses the backend, if that has not been done.
@@ -277,7 +280,7 @@ class Loop:
                 self.model, self._steps_on, data, shape
             )
         if self.backend.startswith(backends.SPARSE):
-            reason = backends.unsupported(self.model)
+            reason = backends.sparse_unsupported(self.model)
             if reason:
                 raise ValueError(
                     "`backend` must be one without sparse kernels, since "
