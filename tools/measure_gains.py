@@ -13,7 +13,7 @@ and prunes it in a few large rounds. With --network it prunes a network of the
 paper once and trains nothing: for its speed alone. With --run_dirs it measures
 every level of runs of one network, and draws accuracy against latency and
 size: in the first run's directory, where its report shows them, or in
---output. All that is compared is called alternately. Run nothing else
+--output. All that is compared is timed in turn. Run nothing else
 meanwhile.
 """
 

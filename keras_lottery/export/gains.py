@@ -136,7 +136,8 @@ def measure_gains(
     dead units: SavedModels, called through `serving_default` as TensorFlow
     Serving does; and LiteRT files, run on one thread: `dense_litert`; the
     ticket as `litert` and as `int8`, compacted or with sparse kernels,
-    whichever is measured to be faster. The forms are called alternately.
+    whichever is measured to be faster. The forms are called in turn, each
+    for a stretch of time.
 
     Args:
         model: `keras.Model`, wrapped or not: one image or vector in, one

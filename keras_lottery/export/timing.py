@@ -1,5 +1,11 @@
-"""Latency: functions are called alternately, so that all meet the same load."""
+"""Latency: functions are timed in turn, so that all meet the same load.
 
+Each is called for a stretch of time, as a server calls its model: single calls
+in turn would charge the smaller model for the caches that the larger one
+needs.
+"""
+
+import math
 import statistics
 import time
 
@@ -7,9 +13,10 @@ import numpy as np
 
 from keras_lottery.checks import check_integer
 
-# A measurement is repeated for about so many seconds, within these limits.
-_SECONDS = 1.0
-_REPETITIONS = (5, 200)
+# One function is called for so long before it is the next one's turn, and has
+# so many turns.
+_STRETCH_SECONDS = 0.02
+_STRETCHES = 8
 
 
 def check_batch_sizes(batch_sizes):
@@ -24,17 +31,32 @@ def _is_text(size):
     return isinstance(size, str) and size.isdecimal()
 
 
-def median_seconds(functions, x, repetitions):
-    """List of the median seconds of each function on `x`, run alternately."""
-    functions = list(functions)
+def median_seconds(functions, x, stretches):
+    """Median seconds of a call of each function, in alternating stretches.
+
+    The first call of a stretch is not counted: it brings back into the caches
+    what the other functions have driven out.
+
+    Args:
+        functions: list of functions of a batch, each of which returns an
+            array.
+        x: array, the batch.
+        stretches: int, of each function.
+
+    Returns:
+        A list of float.
+    """
     seconds = [[] for _ in functions]
-    for function in functions:
-        function(x)
-    for _ in range(repetitions):
+    for _ in range(stretches):
         for measured, function in zip(seconds, functions):
-            start = time.perf_counter()
             np.asarray(function(x))
-            measured.append(time.perf_counter() - start)
+            end = time.perf_counter() + _STRETCH_SECONDS
+            now = -math.inf
+            while now < end:
+                start = time.perf_counter()
+                np.asarray(function(x))
+                now = time.perf_counter()
+                measured.append(now - start)
     return [statistics.median(measured) for measured in seconds]
 
 
@@ -50,14 +72,14 @@ def latencies(functions, x, batch_sizes):
     Returns:
         A list of dicts, batch size -> median seconds.
     """
+    functions = list(functions)
     found = [{} for _ in functions]
     for size in batch_sizes:
         batch = np.resize(x, (size, *x.shape[1:]))
-        once = sum(median_seconds(functions, batch, 1))
-        low, high = _REPETITIONS
-        repetitions = int(min(max(_SECONDS / once, low), high))
+        # The first one compiles what is compiled, and is not counted.
+        median_seconds(functions, batch, 1)
         for one, median in zip(
-            found, median_seconds(functions, batch, repetitions)
+            found, median_seconds(functions, batch, _STRETCHES)
         ):
             one[size] = median
     return found

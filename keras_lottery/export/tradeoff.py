@@ -106,8 +106,8 @@ def measure_tradeoff(
 
     The ticket of each level is written for LiteRT, compacted or with sparse
     kernels, whichever is measured to be faster. Arms that keep the same masks,
-    as `reinit` does, have the same latency and another accuracy. All files are
-    called alternately.
+    as `reinit` does, have the same latency and another accuracy. Files are
+    called in turn, each for a stretch of time.
 
     Args:
         run_dirs: tuple of str, directories of runs of one network.
