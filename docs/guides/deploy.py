@@ -2,7 +2,7 @@
 # # Choose a pattern and put it to work
 #
 # A mask of single weights makes a file smaller once it is compressed, and
-# nothing faster: no common runtime skips single zeros. What is pruned *as one*
+# hardly anything faster: no common runtime skips single zeros. What is pruned *as one*
 # decides that. This guide prunes blocks for a phone and whole units for a
 # server, and measures both.
 #
