@@ -77,6 +77,6 @@ def test_examples_are_repeated_to_fill_a_batch(clock):
 
 @pytest.mark.parametrize("sizes", [(0,), ("x",), (1.5,)])
 def test_batch_sizes_are_whole_numbers(sizes):
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises(ValueError, match="must be an integer, at least 1"):
         timing.check_batch_sizes(sizes)
     assert timing.check_batch_sizes(("1", 32)) == (1, 32)

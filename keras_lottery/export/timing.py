@@ -5,7 +5,6 @@ in turn would charge the smaller model for the caches that the larger one
 needs.
 """
 
-import math
 import statistics
 import time
 
@@ -34,8 +33,8 @@ def _is_text(size):
 def median_seconds(functions, x, stretches):
     """Median seconds of a call of each function, in alternating stretches.
 
-    The first call of a stretch is not counted: it brings back into the caches
-    what the other functions have driven out.
+    The first call of a stretch is not counted: it compiles what is compiled,
+    and brings back into the caches what the other functions have driven out.
 
     Args:
         functions: list of functions of a batch, each of which returns an
@@ -50,13 +49,13 @@ def median_seconds(functions, x, stretches):
     for _ in range(stretches):
         for measured, function in zip(seconds, functions):
             np.asarray(function(x))
-            end = time.perf_counter() + _STRETCH_SECONDS
-            now = -math.inf
-            while now < end:
-                start = time.perf_counter()
+            start = time.perf_counter()
+            end = start + _STRETCH_SECONDS
+            while start < end:
                 np.asarray(function(x))
                 now = time.perf_counter()
                 measured.append(now - start)
+                start = now
     return [statistics.median(measured) for measured in seconds]
 
 
@@ -72,12 +71,9 @@ def latencies(functions, x, batch_sizes):
     Returns:
         A list of dicts, batch size -> median seconds.
     """
-    functions = list(functions)
     found = [{} for _ in functions]
     for size in batch_sizes:
         batch = np.resize(x, (size, *x.shape[1:]))
-        # The first one compiles what is compiled, and is not counted.
-        median_seconds(functions, batch, 1)
         for one, median in zip(
             found, median_seconds(functions, batch, _STRETCHES)
         ):

@@ -47,6 +47,7 @@ _HOPELESS = 3.0
 # A candidate must be this many times faster than the graph to replace it.
 _MARGIN = 1.05
 
+# More careful than what fits one machine, so that on none they were slower.
 # Nanoseconds of a step by sparse kernels: for each surviving weight, for each
 # of the batch's vectors of it; for each unit and vector; and the rest.
 _WEIGHT, _UNIT, _STEP = 9.0, 30.0, 20_000.0
