@@ -150,6 +150,7 @@ def resnet_18(
     norm_momentum=0.99,
     padding="same",
     decayed="kernels",
+    width=16,
 ):
     """What the paper calls ResNet-18: the ResNet-20 for CIFAR.
 
@@ -172,22 +173,26 @@ def resnet_18(
         norm_momentum: float, kept of its moving averages at each step.
         padding: `"same"` or `"symmetric"`, of convolutions with strides.
         decayed: `"kernels"` or `"all"`, what weight decay acts on.
+        width: int, filters of the first stage; the others keep their ratio
+            to it. Other than the default, a network that is wider or
+            narrower than the paper's.
 
     Returns:
         A built `keras.Model`: (batch, *input_shape) -> (batch, classes).
     """
     _check(input_shape, classes, seed, smallest=4)
+    check_integer("width", width, minimum=1)
     options = _deep_options(
         seed, weight_decay, norm_epsilon, norm_momentum, padding, decayed
     )
     inputs, x = _images(input_shape, standardize)
     x = _augmented(x, seed) if augment else x
-    x = _normalised(x, 16, "conv1", **options)
-    for stage, width in enumerate((16, 32, 64), 1):
+    x = _normalised(x, width, "conv1", **options)
+    for stage, times in enumerate((1, 2, 4), 1):
         for block in (1, 2, 3):
             strides = 2 if stage > 1 and block == 1 else 1
             name = f"stage{stage}_block{block}"
-            x = _residual(x, width, name, strides, **options)
+            x = _residual(x, times * width, name, strides, **options)
     return _classifier(inputs, x, classes, "resnet_18", **options)
 
 
@@ -202,24 +207,28 @@ def vgg_19(
     norm_momentum=0.99,
     padding="same",
     decayed="kernels",
+    width=64,
 ):
     """VGG-19 for CIFAR: 2x64, 2x128, 4x256, 4x512, 4x512, average pool.
 
     Batch normalisation after each convolution. 20,024,000 kernel weights.
-    Args and returns are those of `resnet_18`.
+    Args and returns are those of `resnet_18`; `width` is that of the first
+    block.
     """
     _check(input_shape, classes, seed, smallest=16)
+    check_integer("width", width, minimum=1)
     options = _deep_options(
         seed, weight_decay, norm_epsilon, norm_momentum, padding, decayed
     )
     inputs, x = _images(input_shape, standardize)
     x = _augmented(x, seed) if augment else x
-    blocks = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
-    for block, (convolutions, width) in enumerate(blocks, 1):
+    blocks = ((2, 1), (2, 2), (4, 4), (4, 8), (4, 8))
+    for block, (convolutions, times) in enumerate(blocks, 1):
         if block > 1:
             x = keras.layers.MaxPooling2D(name=f"pool{block - 1}")(x)
         for index in range(1, convolutions + 1):
-            x = _normalised(x, width, f"block{block}_conv{index}", **options)
+            name = f"block{block}_conv{index}"
+            x = _normalised(x, times * width, name, **options)
     return _classifier(inputs, x, classes, "vgg_19", **options)
 
 

@@ -112,6 +112,18 @@ def test_rates_of_a_class_and_of_a_name():
             Experiment(rates=wrong)
 
 
+def test_arguments_of_the_network_are_numbers_or_words():
+    given = ("norm_epsilon:1e-5", "width:8", "padding:symmetric")
+    experiment = Experiment(model="resnet_18", network=given)
+    options = dict(experiment.network)
+    assert options == {
+        "norm_epsilon": 1e-5,
+        "width": 8,
+        "padding": "symmetric",
+    }
+    assert isinstance(options["width"], int)
+
+
 def test_seeds_of_every_purpose_are_their_own():
     purposes = [
         (t, p) for t in range(50) for p in ("weights", "order", "split")

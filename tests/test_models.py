@@ -349,3 +349,19 @@ def test_the_deep_networks_can_be_as_the_authors_have_them():
     for wrong in ({"padding": "valid"}, {"decayed": "biases"}):
         with pytest.raises(ValueError, match="must be"):
             models.vgg_19(**wrong)
+
+
+@pytest.mark.parametrize(
+    "name, width, last", [("resnet_18", 16, 64), ("vgg_19", 64, 512)]
+)
+def test_a_narrower_network_keeps_the_ratios_of_its_widths(name, width, last):
+    build, shape = models.get(name), SMALL[name]
+    usual = build(shape, seed=0)
+    narrow = build(shape, seed=0, width=width // 8)
+    assert [v.path for v in usual.weights] == [v.path for v in narrow.weights]
+    for a, b in zip(kernels(usual)[1:-1], kernels(narrow)[1:-1]):
+        assert tuple(a.shape[-2:]) == tuple(8 * n for n in b.shape[-2:])
+    assert kernels(narrow)[-1].shape == (last // 8, 10)
+    for wrong in (0, 1.5):
+        with pytest.raises(ValueError, match=f"`width`.*width={wrong}"):
+            build(shape, width=wrong)

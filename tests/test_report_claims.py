@@ -243,6 +243,11 @@ def test_a_smaller_scale_may_have_a_learning_rate_of_its_own():
     )
 
 
+def test_the_scale_names_the_arguments_of_the_network():
+    run = as_in_the_paper(network=[["width", 100]])
+    assert verdicts(run)["C1"].scale == "50,000 iterations, width 100"
+
+
 def test_warmup_is_told_from_its_absence():
     deep = {
         "model": "resnet_18",

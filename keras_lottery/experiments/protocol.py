@@ -546,6 +546,7 @@ def _named_option(pair):
         ) from None
     with contextlib.suppress(TypeError, ValueError):
         value = float(value)
+        value = int(value) if value.is_integer() else value
     return str(name), value
 
 

@@ -254,4 +254,6 @@ def scale(experiment):
         own = experiment.get("learning_rate")
         if recipe is not None and own and own != recipe.learning_rate:
             text += f", learning rate {own} of {recipe.learning_rate}"
+    for name, value in experiment.get("network", ()):
+        text += f", {name} {value}"
     return text
