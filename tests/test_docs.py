@@ -71,6 +71,24 @@ def test_every_experiment_with_results_has_a_page():
         assert f"configs/results/{path.name}" in text, path.name
 
 
+def test_the_claims_are_those_of_the_committed_results():
+    spec = importlib.util.spec_from_file_location("claims", DOCS / "claims.py")
+    claims = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(claims)
+    assert claims.PAGE.read_text(encoding="utf-8") == claims.page(), (
+        "python docs/claims.py"
+    )
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    measured = [
+        f"{v.mean:.2f} [{v.low:.2f}, {v.high:.2f}]"
+        for v in claims.judged()
+        if v.low is not None and v.claim.id.startswith("C")
+    ]
+    assert len(measured) > 20
+    for numbers in measured:
+        assert numbers in readme, numbers
+
+
 def messages():
     """The texts of the code, `\\0` where a value stands."""
     for path in [*ROOT.glob("keras_lottery/**/*.py"), *ROOT.glob("tools/*.py")]:

@@ -217,6 +217,14 @@ def _above(least):
     return least, math.inf
 
 
+_TITLES = {
+    "lenet_300_100": "LeNet",
+    "conv_2": "Conv-2",
+    "conv_4": "Conv-4",
+    "conv_6": "Conv-6",
+    "resnet_18": "ResNet-18",
+    "vgg_19": "VGG-19",
+}
 _CONVOLUTIONS = {
     # Density and times sooner, density and points better (section 3).
     "conv_2": (0.088, 3.5, 0.046, 3.4),
@@ -376,8 +384,8 @@ CLAIMS = [
     *(
         Claim(
             f"C7a {name}",
-            f"{name}: early stop comes sooner than dense at {percent(density)} "
-            "(section 3)",
+            f"{_TITLES[name]}: early stop comes sooner than dense at "
+            f"{percent(density)} (section 3)",
             f"{times} x",
             Needs(name),
             _compare(_log_times_sooner, ("ticket", density), _DENSE),
@@ -392,7 +400,7 @@ CLAIMS = [
     *(
         Claim(
             f"C7b {name}",
-            f"{name}: at {percent(density)} accuracy is above dense "
+            f"{_TITLES[name]}: at {percent(density)} accuracy is above dense "
             "(section 3)",
             f"+{points} points",
             Needs(name),
@@ -407,7 +415,8 @@ CLAIMS = [
     *(
         Claim(
             f"C8 {name}",
-            f"{name} with dropout: at 9 % accuracy is above dense (section 3)",
+            f"{_TITLES[name]} with dropout: at 9 % accuracy is above dense "
+            "(section 3)",
             "the same pattern",
             Needs(name, dropout=True),
             _compare(_points_better, ("ticket", 0.09), _DENSE),
@@ -421,8 +430,8 @@ CLAIMS = [
     *(
         Claim(
             f"C9a {name}",
-            f"{name} with warmup: at {percent(density)} accuracy at the end "
-            "is at most 0.5 points below dense (section 4)",
+            f"{_TITLES[name]} with warmup: at {percent(density)} accuracy at "
+            "the end is at most 0.5 points below dense (section 4)",
             paper,
             Needs(name, warmup=True),
             _compare(_points_better_at_the_end, ("ticket", density), _DENSE),
@@ -439,8 +448,9 @@ CLAIMS = [
     *(
         Claim(
             f"C9b {name}",
-            f"{name} at 0.1 without warmup: at {percent(density)} the ticket "
-            "is not more accurate at the end than its reinits (section 4)",
+            f"{_TITLES[name]} at 0.1 without warmup: at {percent(density)} the "
+            "ticket is not more accurate at the end than its reinits "
+            "(section 4)",
             "no winning ticket",
             Needs(name, learning_rate=0.1, warmup=False),
             _compare(
@@ -458,8 +468,8 @@ CLAIMS = [
     *(
         Claim(
             f"C10 {name}",
-            f"{name}: structure alone does not explain a ticket: reinitialised "
-            "it is worse, mean over 21 to 3.6 % (section 5)",
+            f"{_TITLES[name]}: structure alone does not explain a ticket: "
+            "reinitialised it is worse, mean over 21 to 3.6 % (section 5)",
             "worse",
             Needs(name),
             _mean_lead("ticket", "reinit", 0.211, 0.036),

@@ -1,4 +1,4 @@
-"""Tables: as text for the terminal, as HTML for the page.
+"""Tables: as text for the terminal, as HTML for the page, as Markdown.
 
 Figures and the page write numbers as tables do, by the same functions.
 """
@@ -325,6 +325,21 @@ def verdicts(found):
         rows.append([id, v.claim.text, *cells, marked, v.why or _DASH])
     names = ["claim", "says", *_CLAIM_COLUMNS[1:], "why it is open"]
     return html.table("Claims", names, rows, kind="text")
+
+
+def verdicts_markdown(found):
+    """The claims with their verdicts, as a Markdown table.
+
+    Args:
+        found: list of `claims.Verdict`.
+    """
+    rows = [["claim", "says", *_CLAIM_COLUMNS[1:]]]
+    rows.append(["---"] * len(rows[0]))
+    for v in found:
+        id, *cells, verdict = _claim_cells(v)
+        missing = f": {v.why}" if v.mean is None else ""
+        rows.append([id, v.claim.text, *cells, verdict + missing])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _measured(v):
