@@ -41,6 +41,16 @@ def test_the_line_goes_from_the_first_network_to_the_second():
     assert errors == pytest.approx([0.1, 0.25, 0.4, 0.55, 0.7])
 
 
+def test_of_a_diverged_network_nothing_is_in_the_other_end():
+    first, second = [np.zeros(2)], [np.full(2, np.nan)]
+
+    def error(weights):
+        return 0.9 if np.isnan(weights[0]).any() else 0.1
+
+    errors = errors_between(first, second, error, points=4)
+    assert errors == pytest.approx([0.1, 0.9, 0.9, 0.9])
+
+
 @pytest.mark.parametrize(
     "errors, expected",
     [

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from keras_lottery.report.charts import first_layer_masks, mask_image
+from keras_lottery.report.charts import (
+    first_layer_masks,
+    mask_image,
+    weight_histograms,
+)
 
 
 def test_a_dense_layer_gives_counts_per_pixel():
@@ -34,3 +38,12 @@ def test_what_is_no_image_is_not_drawn(shape):
     mask = np.ones(shape, bool)
     assert mask_image(mask) is None
     assert first_layer_masks({0: mask}, {0: 1.0}) is None
+
+
+def test_weights_that_diverged_are_left_out():
+    trained = np.array([0.1, -0.2, np.nan, np.inf, 0.3])
+    lost = np.full(4, np.nan)
+    survivors = {"dense": {"fc": trained}, "10 %": {"fc": lost}}
+    figure = weight_histograms(survivors, "fc")
+    _, labels = figure.axes[0].get_legend_handles_labels()
+    assert labels == ["dense"]

@@ -207,6 +207,24 @@ def test_without_any_effect_a_range_is_not_reproduced():
     assert count <= 5
 
 
+def test_a_range_has_the_levels_at_its_ends():
+    # Within a tenth of 21.1 and of 3.6 %.
+    experiment, results = as_in_the_paper()
+    densities = {0: 1.0, 1: 0.23, 2: 0.1, 3: 0.033}
+    results = [
+        dataclasses.replace(r, density=densities[r.level])
+        for r in results
+        if r.level in densities
+    ]
+    trial = Trial([r for r in results if r.trial == 0])
+    found = trial.within("ticket", 0.211, 0.036)
+    assert [r.level for r in found] == [1, 2, 3]
+    assert trial.within("ticket", 0.211, 0.01) == []
+    v = verdicts((experiment, results))["C10 lenet_300_100"]
+    leads = [0.18 * level for level in (1, 2, 3)]
+    assert v.mean == pytest.approx(np.mean(leads))
+
+
 def test_half_a_range_is_none():
     experiment, results = as_in_the_paper()
     results = [r for r in results if r.density > 0.4]
@@ -226,6 +244,14 @@ def test_half_a_range_is_none():
         ({"criterion": "random"}, "does not prune by magnitude"),
         ({"rewind_to": 100}, "rewinds to a later step"),
         ({"classes": "0-4"}, "is of the classes 0-4 alone"),
+        ({"warmup": 100}, "has warmup"),
+        ({"scope": "global"}, "has scope=global, not layerwise"),
+        ({"optimizer": "sgd"}, "has optimizer=sgd, not adam"),
+        ({"batch_size": 512}, "has batch_size=512, not 60"),
+        (
+            {"early_stop_metric": "val_accuracy"},
+            "has early_stop_metric=val_accuracy, not val_loss",
+        ),
     ],
 )
 def test_a_run_of_something_else_is_no_evidence(settings, missing):
@@ -243,9 +269,13 @@ def test_a_smaller_scale_may_have_a_learning_rate_of_its_own():
     )
 
 
-def test_the_scale_names_the_arguments_of_the_network():
-    run = as_in_the_paper(network=[["width", 100]])
-    assert verdicts(run)["C1"].scale == "50,000 iterations, width 100"
+def test_the_scale_names_what_else_is_not_the_paper_s():
+    run = as_in_the_paper(
+        network=[["width", 100]], rate=0.5, precision="mixed_bfloat16"
+    )
+    assert verdicts(run)["C1"].scale == (
+        "50,000 iterations, rounds of 50.0 %, mixed_bfloat16, width 100"
+    )
 
 
 def test_warmup_is_told_from_its_absence():

@@ -99,7 +99,7 @@ def test_figures_are_drawn_of_what_there_is(run):
         figure.chart.axes[0].get_legend_handles_labels()[1]
         for figure in figures[2:]
     ]
-    assert lines == [["ticket", "by chance"], ["one", "two", "all"]]
+    assert lines == [["ticket"], ["one", "two", "all"]]
     assert "10 at 80.0 %" in figures[0].alt
     assert geometry_of_run([], [], []) == []
 

@@ -11,7 +11,7 @@ from test_experiments_results import result
 
 from keras_lottery.report.statistics import (
     differences,
-    layer_name,
+    layer_names,
     series,
     sign_flip,
 )
@@ -131,9 +131,16 @@ def test_a_trial_without_all_levels_is_not_in_the_mean_over_levels():
 
 
 def test_layers_are_named_without_model_and_kernel():
-    assert layer_name("lenet_300_100/fc1/kernel") == "fc1"
-    assert layer_name("fc1/kernel") == "fc1"
-    assert layer_name("net/block/conv/kernel") == "block/conv"
-    assert layer_name("net/separable/depthwise_kernel").endswith(
-        "depthwise_kernel"
-    )
+    for paths, names in (
+        (["lenet/fc1/kernel", "lenet/fc2/kernel"], ["fc1", "fc2"]),
+        (["fc1/kernel"], ["fc1"]),
+        (["net/block/conv/kernel", "net/a/b"], ["block/conv", "a/b"]),
+        # Layers of the same name in two others.
+        (
+            ["attention/query/kernel", "attention_1/query/kernel"],
+            ["attention/query", "attention_1/query"],
+        ),
+        (["attention/query/kernel", "fc/kernel"], ["attention/query", "fc"]),
+        ([], []),
+    ):
+        assert layer_names(paths) == dict(zip(paths, names))

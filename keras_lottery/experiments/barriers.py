@@ -46,7 +46,9 @@ def errors_between(first, second, error, points=POINTS):
 
 def _between(first, second, share):
     """The mean, with `share` as the weight of the second."""
-    # In double precision, so that both ends are exactly the two networks.
+    # Of a network that diverged, nothing may get into the other end.
+    if share in (0, 1):
+        return second if share else first
     mean = (1 - share) * np.float64(first) + share * np.float64(second)
     return mean.astype(first.dtype)
 

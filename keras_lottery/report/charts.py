@@ -293,7 +293,11 @@ def weight_histograms(survivors, layer):
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    arrays = {name: found[layer] for name, found in survivors.items()}
+    # A training that diverged leaves weights that are no numbers.
+    arrays = {
+        name: found[layer][np.isfinite(found[layer])]
+        for name, found in survivors.items()
+    }
     widest = max(
         np.quantile(np.abs(array), 0.999) if array.size else 0.0
         for array in arrays.values()

@@ -22,6 +22,7 @@ import math
 import statistics
 
 from keras_lottery import recipes
+from keras_lottery.display import percent
 from keras_lottery.experiments.run import Run
 from keras_lottery.report import tables
 from keras_lottery.report.paper_claims import CLAIMS, Claim
@@ -254,6 +255,11 @@ def scale(experiment):
         own = experiment.get("learning_rate")
         if recipe is not None and own and own != recipe.learning_rate:
             text += f", learning rate {own} of {recipe.learning_rate}"
+    rate = experiment.get("rate")
+    if recipe is not None and rate and rate != recipe.rate:
+        text += f", rounds of {percent(rate)}"
+    if experiment.get("precision", "float32") != "float32":
+        text += f", {experiment['precision']}"
     for name, value in experiment.get("network", ()):
         text += f", {name} {value}"
     return text

@@ -229,45 +229,44 @@ def _barriers(name, title, of_what, measured):
 
 
 def _overlap_of_trials(distances):
-    """Jaccard index of the masks of two trials, and that of chance."""
-    pairs = [one for one in _pairs(distances) if one.layer == ALL_LAYERS]
-    chance = [
-        dataclasses.replace(one, arm="by chance", jaccard=one.jaccard_by_chance)
-        for one in pairs
-        # Every arm keeps as many weights.
-        if one.arm == pairs[0].arm
-    ]
-    return _overlap(
+    """Jaccard index of the masks of two trials over that of chance."""
+    return _overlap_over_chance(
         "mask_overlap_of_trials",
         "Overlap of the masks of two trials",
-        "Jaccard index: weights that both keep, of those that one of them "
-        "keeps. Points: means over pairs of trials; bars: minimum to maximum. "
-        "By chance: independent masks that keep as many weights of each layer.",
-        pairs + chance,
+        [one for one in _pairs(distances) if one.layer == ALL_LAYERS],
     )
 
 
 def _overlap_by_layer(distances):
     """Jaccard index of the ticket's masks over that of chance, by layer."""
     pairs = [
-        one
+        dataclasses.replace(one, arm=one.layer)
         for one in _pairs(distances)
-        if one.arm == "ticket" and one.jaccard_by_chance
+        if one.arm == "ticket"
     ]
     layers = list(dict.fromkeys(one.layer for one in pairs))
     shown = evenly_spaced(layers, 6)
-    return _overlap(
+    return _overlap_over_chance(
         "mask_overlap_by_layer",
         "Overlap of the masks of two trials by layer, ticket",
-        "Jaccard index divided by that of independent masks. Dashed: chance.",
+        [one for one in pairs if one.layer in shown],
+    )
+
+
+def _overlap_over_chance(name, title, pairs):
+    return _overlap(
+        name,
+        title,
+        "Jaccard index, weights that both keep of those that one of them "
+        "keeps, divided by that of independent masks that keep as many weights "
+        "of each layer. Points: means over pairs of trials; bars: minimum to "
+        "maximum. Dashed: chance.",
         [
             dataclasses.replace(
-                one,
-                arm=one.layer,
-                jaccard=one.jaccard / one.jaccard_by_chance,
+                one, jaccard=one.jaccard / one.jaccard_by_chance
             )
             for one in pairs
-            if one.layer in shown
+            if one.jaccard_by_chance
         ],
         "times chance",
         1.0,

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pandas
 
-from keras_lottery.report.statistics import layer_name
+from keras_lottery.report.statistics import layer_names
 
 ALL_LAYERS = "all"
 
@@ -100,8 +100,9 @@ def _compared(between, one, other, arm):
     """The `MaskDistance` of each layer, and of all together."""
     trial, level, masks = one
     other_trial, other_level, other_masks = other
+    layers = layer_names(masks)
     counts = {
-        layer_name(path): _counts(mask, other_masks[path])
+        layers[path]: _counts(mask, other_masks[path])
         for path, mask in masks.items()
     }
     counts[ALL_LAYERS] = np.sum(list(counts.values()), axis=0)

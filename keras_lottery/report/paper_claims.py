@@ -22,15 +22,14 @@ class Needs:
         dropout: bool, whether with dropout.
         learning_rate: optional float; `None` for that of the recipe, or at a
             smaller scale, which `image_size` says it is, for any.
-        warmup: optional bool, whether the learning rate rises at first;
-            `None` where the paper has no choice of it.
+        warmup: bool, whether the learning rate rises at first.
         block_size: str, what is pruned as one.
     """
 
     model: str
     dropout: bool = False
     learning_rate: float | None = None
-    warmup: bool | None = None
+    warmup: bool = False
     block_size: str = "1x1"
 
     @property
@@ -72,9 +71,12 @@ class Needs:
                     f"has the learning rate {own}, not {rate}",
                 ),
                 (
-                    self.warmup is not None
-                    and bool(experiment.get("warmup")) != self.warmup,
+                    bool(experiment.get("warmup")) != self.warmup,
                     f"has {'no ' if self.warmup else ''}warmup",
+                ),
+                *(
+                    (found != wanted, f"has {name}={found}, not {wanted}")
+                    for name, found, wanted in self._others(experiment)
                 ),
                 (
                     (experiment.get("block_size") or "1x1") != self.block_size,
@@ -89,6 +91,15 @@ class Needs:
             if is_wrong
         ]
         return (1 + len(wrong), f"the run {wrong[0]}") if wrong else None
+
+    def _others(self, experiment):
+        """Triples: a setting that no scale changes, its value, the paper's."""
+        for name in ("scope", "optimizer", "batch_size", "momentum"):
+            wanted = getattr(self.recipe, name)
+            found = experiment.get(name)
+            yield name, wanted if found is None else found, wanted
+        metric = experiment.get("early_stop_metric", "val_loss")
+        yield "early_stop_metric", metric, "val_loss"
 
 
 @dataclasses.dataclass(frozen=True)

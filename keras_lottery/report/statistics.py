@@ -119,11 +119,17 @@ class Trial:
         return near if close else None
 
     def within(self, arm, high, low):
-        """Results of an arm with densities from `high` down to `low`."""
+        """Results of an arm from its level at `high` to that at `low`.
+
+        None if it has no level at one of them.
+        """
+        first, last = self.at(arm, high), self.at(arm, low)
+        if first is None or last is None:
+            return []
         return [
             r
-            for r in self._arms.get(arm, ())
-            if low * 0.97 <= r.density <= high * 1.03
+            for r in self._arms[arm]
+            if last.density <= r.density <= first.density
         ]
 
 
@@ -386,29 +392,43 @@ def _add_ticket(found, ticket, result, shown):
     if "key" in ticket.config:
         place = Place(result.trial, result.level, "ticket")
         found.keys[place] = ticket.config["key"]
+    layers = layer_names(ticket.masks)
     for path, density in masks_lib.densities(ticket.masks).items():
-        found.densities[result.level, layer_name(path)].append(density)
-    found.layers = found.layers or [layer_name(p) for p in ticket.masks]
+        found.densities[result.level, layers[path]].append(density)
+    found.layers = found.layers or list(layers.values())
     if found.trial is None:
         found.trial = result.trial
     if shown and result.trial == found.trial:
         found.masks[result.level] = next(iter(ticket.masks.values()))
         found.survivors[result.level] = {
-            layer_name(path): ticket.trained[path][mask]
+            layers[path]: ticket.trained[path][mask]
             for path, mask in ticket.masks.items()
         }
 
 
-def layer_name(path):
-    """The layer of a weight: its path without the model and the kernel.
+def layer_names(paths):
+    """The layers of weights: their paths without the model and the kernel.
+
+    Args:
+        paths: iterable of str, of all prunable weights of a model.
+
+    Returns:
+        A dict, path -> str.
 
     Example:
 
     ```python
-    layer_name("lenet_300_100/fc1/kernel")  # "fc1"
+    layer_names(["lenet/fc1/kernel", "lenet/fc2/kernel"]).values()  # fc1, fc2
+    layer_names(["fc1/kernel", "attention/query/kernel"]).values()
+    # fc1, attention/query
     ```
     """
-    parts = path.split("/")
-    if len(parts) > 2:
-        parts = parts[1:]
-    return "/".join(parts[:-1] if parts[-1] == "kernel" else parts)
+    parts = {path: path.split("/") for path in paths}
+    # What all paths begin with is the model, unless it is a layer itself.
+    in_model = len({first for first, *_ in parts.values()}) == 1 and all(
+        len(one) > 2 for one in parts.values()
+    )
+    return {
+        path: "/".join(one[in_model : -1 if one[-1] == "kernel" else None])
+        for path, one in parts.items()
+    }
