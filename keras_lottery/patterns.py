@@ -57,11 +57,7 @@ class Pattern:
         Returns:
             A new dict, path -> boolean array, each nested in the old one.
         """
-        groups = {
-            name: group
-            for name, group in self.groups.items()
-            if masks.keys() >= set(group.paths)
-        }
+        groups = self._masked(masks)
         kept = {name: group.kept(masks) for name, group in groups.items()}
         left = cut(kept, lambda name: groups[name].scores(score, masks))
         pruned = dict(masks)
@@ -73,15 +69,23 @@ class Pattern:
         """How many blocks survive in all masks together."""
         return sum(
             int(np.count_nonzero(group.kept(masks)))
-            for group in self.groups.values()
+            for group in self._masked(masks).values()
         )
 
     def shuffled(self, masks: Masks, rng: np.random.Generator) -> Masks:
         """Random masks with as many blocks in each group."""
         shuffled: Masks = {}
-        for group in self.groups.values():
+        for group in self._masked(masks).values():
             shuffled |= group.shuffled(masks, rng)
         return {path: shuffled.get(path, mask) for path, mask in masks.items()}
+
+    def _masked(self, masks: Masks) -> dict[str, "Blocks | Channels"]:
+        """The groups whose kernels all have a mask: a frozen one has none."""
+        return {
+            name: group
+            for name, group in self.groups.items()
+            if masks.keys() >= set(group.paths)
+        }
 
     @property
     def follower_paths(self) -> list[str]:

@@ -242,7 +242,12 @@ class LotteryTicketPruner:
         self.state.prune(self.level + 1, masks)
 
     def next_masks(
-        self, level: int, masks: Masks, initial: Arrays, trained: Arrays
+        self,
+        level: int,
+        masks: Masks,
+        initial: Arrays,
+        trained: Arrays,
+        seed: int | None = None,
     ) -> Masks:
         """The masks of the level after, from arrays alone.
 
@@ -251,11 +256,13 @@ class LotteryTicketPruner:
             masks: dict, weight path -> boolean array: that level's.
             initial: dict, weight path -> array at the rewind point.
             trained: dict, weight path -> array or variable.
+            seed: optional int, of criteria that draw. Defaults to that of the
+                pruner.
 
         Returns:
             A dict, weight path -> boolean array.
         """
-        score = self.scores(level, masks, initial, trained)
+        score = self.scores(level, masks, initial, trained, seed)
         schedules_of = self.attachment.schedules_now()
         live = {path: masks[path] for path in schedules_of}
 
@@ -272,24 +279,30 @@ class LotteryTicketPruner:
         return masks | self.attachment.pattern.prune(live, score, cut)
 
     def scores(
-        self, level: int, masks: Masks, initial: Arrays, trained: Arrays
+        self,
+        level: int,
+        masks: Masks,
+        initial: Arrays,
+        trained: Arrays,
+        seed: int | None = None,
     ) -> Callable[[str], NDArray]:
         """The criterion's scores, of which the lowest are pruned.
 
         Args:
-            level, masks, initial, trained: as in `next_masks`.
+            level, masks, initial, trained, seed: as in `next_masks`.
 
         Returns:
             A function, weight path -> array of scores.
         """
         index = {path: i for i, path in enumerate(masks)}
+        seed = (self.seed or 0) if seed is None else seed
 
         def score(path: str) -> NDArray:
             return criteria.scores(
                 self._score,
                 initial[path],
                 np.asarray(trained[path]),
-                [self.seed or 0, level, index[path]],
+                [seed, level, index[path]],
             )
 
         return score

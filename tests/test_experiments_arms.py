@@ -565,3 +565,15 @@ def test_every_arm_keeps_the_pattern(patterned, arm):
         else:
             blocks, one = Blocks(path, mask.shape, 0, 1, (4, 1)), {path: mask}
             assert np.array_equal(blocks.spread(blocks.kept(one)), mask)
+
+
+def test_random_criteria_draw_anew_in_each_trial(tmp_path):
+    small = dict(rounds=1, iterations=5, eval_every=5, arms=("ticket",))
+    Experiment(**small, criterion="random", trials=2).run(tmp_path)
+    masks = [
+        Run(tmp_path).load_ticket(trial, "ticket", 1).masks["fc1/kernel"]
+        for trial in (0, 1)
+    ]
+    # Of independent masks that keep 80 %, two thirds of what one keeps.
+    common = np.sum(masks[0] & masks[1]) / np.sum(masks[0] | masks[1])
+    assert common == pytest.approx(0.64 / 0.96, abs=0.02)

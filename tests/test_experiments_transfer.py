@@ -142,3 +142,15 @@ def test_what_cannot_be_transferred_is_refused(
 def test_the_arms_need_a_run():
     with pytest.raises(ValueError, match="need `ticket_from`"):
         Experiment(arms=("transferred",))
+
+
+def test_an_own_ticket_does_not_take_the_rewind_point_of_another(tmp_path):
+    # Both begin with the same training, of which the other rewinds to step 10.
+    dataclasses.replace(ORIGIN, rewind_to=10).run(tmp_path / "origin")
+    same_data = onto(tmp_path / "origin", classes="0-4", seed=0, arms=ARMS[:2])
+    same_data.run(tmp_path / "target")
+    steps = [
+        ticket(tmp_path / "target", arm, 0).rewind_point.step
+        for arm in ("ticket", "source")
+    ]
+    assert steps == [0, 10]

@@ -239,3 +239,12 @@ def test_get(size, expected):
 def test_get_refuses(size):
     with pytest.raises(ValueError, match=r"`block.*must be .*Received: block"):
         patterns.get(size)
+
+
+def test_a_kernel_without_a_mask_is_left_out():
+    # A frozen one.
+    pattern = Pattern([Blocks(name, (2, 2), 0, 1, (2, 1)) for name in "ab"])
+    masks = {"b": np.array([[True, False], [True, False]])}
+    assert pattern.count(masks) == 1
+    drawn = pattern.shuffled(masks, np.random.default_rng(0))
+    assert drawn.keys() == {"b"} and drawn["b"].sum() == 2

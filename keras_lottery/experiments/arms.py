@@ -264,7 +264,7 @@ def random_mask(bench, level):
 
 @arm
 def shuffled_mask(bench, level):
-    """The ticket's masks, the weights of each layer in another order.
+    """The ticket's masks, each layer's in another order; the initial weights.
 
     One permutation per layer and trial, so that the masks of later levels
     are nested in earlier ones, as the ticket's are.

@@ -209,6 +209,7 @@ class Bench:
             ticket.masks,
             initial,
             ticket.trained if trained is None else trained,
+            self.seed("criterion"),
         )
 
     def scores(self, ticket):
@@ -222,6 +223,7 @@ class Bench:
             ticket.masks,
             ticket.rewind_point.weights,
             ticket.trained,
+            self.seed("criterion"),
         )
 
     @property

@@ -122,6 +122,9 @@ class Store:
         """What of a training a place needs: its record, or a ticket too."""
         if not keeps_ticket(self.experiment, place.arm):
             return _RECORD
+        if ARMS[place.arm].taken_over:
+            # It rewinds to where the run that it came from does.
+            return f"{place.arm}.ticket"
         # Tickets of one training differ by what they can rewind to.
         rewind_to = ARMS[place.arm].rewind_to(self.experiment)
         step = 0 if rewind_to == "learning_rate" else rewind_to

@@ -1,8 +1,7 @@
 """Transfer: tickets of another run, trained on the data of this one.
 
 They are copied into the run before it begins, as trainings of a hidden arm
-`source`, so that the run goes on without the other one's directory, and on
-machines that do not have it.
+`source`, so that they are on every machine that trains for it.
 """
 
 import dataclasses
@@ -60,7 +59,7 @@ def find(experiment):
 
 
 def take_over(found, run):
-    """Copies tickets into a run, unless it has them.
+    """Copies tickets into a run: whole again, should one be damaged.
 
     Args:
         found: dict, as `find` returns it.
