@@ -94,6 +94,8 @@ class Processes(concurrent.futures.Executor):
     ) -> None:
         slot = self._free.get()
         try:
+            if not future.set_running_or_notify_cancel():
+                return
             for attempt in range(self.attempts):
                 try:
                     job = self._pools[slot].submit(function, *args, **kwargs)

@@ -63,6 +63,8 @@ def ladder(*accuracies):
 def test_best_is_the_smallest_that_validates_as_well_as_the_dense():
     assert ladder(0.9, 0.95, 0.92, 0.9, 0.89).choose("best").level == 3
     assert ladder(0.9, 0.8, 0.8).choose("best").level == 0
+    with pytest.raises(ValueError, match="without accuracies"):
+        ladder(float("nan"), 0.8).choose("best")
     assert ladder(0.9, 0.8, 0.8).choose("last").level == 2
     assert ladder(0.9, 0.8, 0.8).choose(1).level == 1
 

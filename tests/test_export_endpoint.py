@@ -222,3 +222,13 @@ def test_examples_that_do_not_fit():
     assert (
         named_examples(inputs, {"b": rows, "a": rows})["b"].dtype == "float32"
     )
+
+
+def test_examples_by_the_names_of_inputs():
+    inputs = {name: tf.TensorSpec((None, 1), "float32", name) for name in "ba"}
+    x = {"a": np.zeros((2, 1)), "b": np.ones((2, 1))}
+    for given in (x, [x["b"], x["a"]]):
+        found = named_examples(inputs, given)
+        assert list(found) == ["b", "a"]
+        for name in x:
+            np.testing.assert_array_equal(found[name], x[name])

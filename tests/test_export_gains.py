@@ -113,3 +113,10 @@ def test_a_wide_network_is_trained_and_measured(monkeypatch):
     assert len(representative) == 256 and dense.layers[1].kernel.shape[1] == 8
     with model.lottery.trained(0):
         assert small.same(small.arrays(model), small.arrays(dense))
+
+
+def test_a_single_score_is_refused():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    test = np.zeros((4, 3)), np.zeros(4)
+    with pytest.raises(ValueError, match="`model` must have a score for each"):
+        measure_gains(model, test)

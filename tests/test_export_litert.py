@@ -283,3 +283,29 @@ def test_a_file_that_answers_otherwise_is_not_written(tmp_path):
         to_litert(mlp(), tmp_path / "m", tolerance=-1.0)
     assert (tmp_path / "m").read_text() == "before"
     assert os.listdir(tmp_path) == ["m"]
+
+
+@pytest.mark.slow
+def test_8_bits_of_a_batch_that_is_reshaped(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((4, 2), name="x"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3),
+        ]
+    )
+    x = np.random.default_rng(0).random((10, 4, 2), "float32")
+    path = tmp_path / "a.tflite"
+    to_litert(model, path, "int8", representative=x, batch_size=4)
+    answers = interpret(path.read_bytes(), {"x": x}, 4)
+    (found,) = answers.values()
+    np.testing.assert_allclose(found, model(x), atol=0.1)
+
+
+def test_a_loaded_file_takes_what_fit_takes(tmp_path):
+    file = to_litert(mlp(), tmp_path / "a.tflite")
+    x, _ = data()
+    predict = file.load()
+    np.testing.assert_array_equal(
+        predict(x.astype("float64")), predict(x.astype("float32"))
+    )

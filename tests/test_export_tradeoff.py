@@ -63,3 +63,8 @@ def test_every_level_of_both_arms_is_measured(runs, tmp_path):
 def test_a_form_that_there_is_not():
     with pytest.raises(ValueError, match="`forms` must be"):
         measure_tradeoff(("nowhere",), forms=("int4",))
+
+
+def test_a_trial_that_there_is_not(runs):
+    with pytest.raises(ValueError, match="`trial` must be.*trial=5"):
+        measure_tradeoff(tuple(runs), trial=5)

@@ -5,6 +5,8 @@ import pathlib
 import signal
 import sys
 import tempfile
+import threading
+import time
 
 import cloudpickle
 import psutil
@@ -168,3 +170,17 @@ def test_a_process_that_grows_is_kept(executor):
         return process_executor._MAX_MEMORY_LEAK_SIZE
 
     assert executor.submit(most).result() > 10**12
+
+
+@pytest.mark.slow
+def test_a_waiting_job_that_is_cancelled_is_not_run(executor, monkeypatch):
+    lost = []
+    monkeypatch.setattr(threading, "excepthook", lost.append)
+    running = [executor.submit(time.sleep, 0.5) for _ in range(2)]
+    while not all(job.running() for job in running):
+        time.sleep(0.01)
+    waiting = executor.submit(time.sleep, 60)
+    assert waiting.cancel() and not running[0].cancel()
+    # After the others, and not after a minute.
+    assert executor.submit(int).result(30) == 0
+    assert not lost

@@ -43,3 +43,13 @@ def test_a_placeholder_has_the_shape_of_structures(tmp_path):
     assert placeholder.train[0]["a"].dtype == "uint8"
     assert placeholder.classes is None
     assert examples.placeholder(Run(tmp_path / "other")) is None
+
+
+def test_a_placeholder_standardises_as_the_examples_do(tmp_path):
+    draw = np.random.default_rng(0)
+    x = draw.uniform(1, 3, (20, 4, 4, 2)).astype("float32")
+    pair = Arrays((x, np.zeros(20)), (x, np.zeros(20)), 5)
+    data, project = pair.split(0), Run(tmp_path)
+    examples.claim(project, pair, data)
+    found = examples.placeholder(project).channel_statistics()
+    assert found == data.channel_statistics()

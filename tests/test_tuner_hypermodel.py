@@ -4,7 +4,7 @@ import keras_tuner
 import pytest
 
 from keras_lottery.experiments import Experiment
-from keras_lottery.tuner.hypermodel import Knobs
+from keras_lottery.tuner.hypermodel import DEFAULT_KNOBS, Knobs
 
 
 def reference(**changes):
@@ -54,6 +54,14 @@ def test_a_global_scope_keeps_what_is_left_alone():
     # The shortcuts and the output layer of the deep networks.
     deep = Knobs(("scope", "rate"), reference(model="resnet_18"))
     assert deep(hp) == {"scope": "global", "rate": 0.2}
+
+
+def test_under_a_global_scope_no_layer_has_a_knob_of_its_own():
+    deep = reference(model="resnet_18")
+    assert set(Knobs(DEFAULT_KNOBS, deep).ranges) == {"rate", "criterion"}
+    for named in (["output_rate"], ["rate", "rates.conv1"]):
+        with pytest.raises(ValueError, match="`knobs` must not name"):
+            Knobs(named, deep)
 
 
 def test_ranges_of_one_s_own_and_a_function():

@@ -2,8 +2,7 @@
 
     python tools/measure_gains.py --run_dir=runs/lenet_mnist
     python tools/measure_gains.py --width=4096 --dataset=mnist
-    python tools/measure_gains.py --network=resnet_18 --block_size=channel \\
-        --dataset=cifar10 --rate=0.5
+    python tools/measure_gains.py --network=resnet_18 --block_size=channel
     python tools/measure_gains.py --run_dirs=runs/single,runs/blocks
 
 Of a run it measures the level that tools/export_ticket.py exports, compared
@@ -17,6 +16,7 @@ size: in the first run's directory, where its report shows them, or in
 meanwhile.
 """
 
+import inspect
 import os
 
 import common
@@ -33,14 +33,20 @@ with common.importing():
         measure_width_gains,
     )
 
+# By the flag that must be given.
+_FUNCTIONS = {
+    "run_dir": measure_run_gains,
+    "width": measure_width_gains,
+    "network": measure_network_gains,
+    "run_dirs": measure_tradeoff,
+}
 _WIDTH = ("width", "dataset", "rounds", "rate", "epochs", "block_size")
-_TRADEOFF = ("run_dirs", "forms")
 FLAGS = flags.FLAGS
 
 common.define_flags(measure_run_gains, run_dir=None)
 common.define_flags(measure_width_gains, _WIDTH, width=None)
 common.define_flags(measure_network_gains, ("network",), network=None)
-common.define_flags(measure_tradeoff, _TRADEOFF, run_dirs=())
+common.define_flags(measure_tradeoff, ("run_dirs", "forms"), run_dirs=())
 flags.DEFINE_string(
     "output", None, "A CSV file to write the table to; with --run_dirs a "
     "directory, for tradeoff.csv and its figure.",
@@ -48,47 +54,52 @@ flags.DEFINE_string(
 
 
 def main():
-    names = "run_dir", "width", "network", "run_dirs"
-    given = [
-        f"--{name}" for name in names if FLAGS[name].value not in (None, "", [])
-    ]
+    given = [n for n in _FUNCTIONS if FLAGS[n].value not in (None, "", [])]
     if len(given) != 1:
+        text = " ".join(f"--{name}" for name in given)
         raise ValueError(
             "One of --run_dir, --width, --network and --run_dirs must be "
-            f"given. Received: {' '.join(given) or 'none of them'}"
+            f"given. Received: {text or 'none of them'}"
         )
+    arguments = _arguments(given[0])
     if FLAGS.output:
         # What cannot be made is refused before anything is measured.
         of_a_file = not FLAGS.run_dirs
         directory = os.path.dirname(FLAGS.output) if of_a_file else FLAGS.output
         os.makedirs(directory or ".", exist_ok=True)
     if FLAGS.run_dirs:
-        return _tradeoff()
-    if FLAGS.run_dir:
-        gains = measure_run_gains(**common.values(measure_run_gains))
-    elif FLAGS.network:
-        gains = measure_network_gains(**common.values(measure_network_gains))
-    else:
-        gains = measure_width_gains(
-            **common.values(measure_width_gains, _WIDTH),
-            batch_sizes=FLAGS.batch_sizes,
-            verbose=2,
-            data_dir=FLAGS.data_dir,
-        )
+        return _tradeoff(arguments)
+    if FLAGS.width:
+        arguments["verbose"] = 2
+    gains = _FUNCTIONS[given[0]](**arguments)
     print(gains.table())
     if FLAGS.output:
         gains.to_csv(FLAGS.output)
         print(f"\nThe table is also in {FLAGS.output}")
 
 
-def _tradeoff():
+def _arguments(mode):
+    """Dict, name -> value, of the given flags; the defaults are those of the
+    function of the mode."""
+    taken = inspect.signature(_FUNCTIONS[mode]).parameters
+    flags_of_all = {
+        name
+        for function in _FUNCTIONS.values()
+        for name in inspect.signature(function).parameters
+        if name in FLAGS and FLAGS[name].present
+    }
+    stray = sorted(flags_of_all - taken.keys())
+    if stray:
+        raise ValueError(
+            f"--{stray[0]} must be left out with --{mode}, which does not take "
+            f"it. Received: --{stray[0]}={FLAGS[stray[0]].value}"
+        )
+    return {name: FLAGS[name].value for name in flags_of_all}
+
+
+def _tradeoff(arguments):
     output = FLAGS.output or FLAGS.run_dirs[0]
-    points = measure_tradeoff(
-        **common.values(measure_tradeoff, _TRADEOFF),
-        batch_sizes=FLAGS.batch_sizes,
-        trial=FLAGS.trial,
-        data_dir=FLAGS.data_dir,
-    )
+    points = measure_tradeoff(**arguments)
     points.to_csv(os.path.join(output, "tradeoff.csv"))
     figure = report.tradeoff(points.to_pandas())
     for name, content in figure.files.items():

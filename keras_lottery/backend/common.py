@@ -152,7 +152,8 @@ def loss_and_accuracy(results):
 
 def is_accuracy(name):
     """Whether a metric of this name is an accuracy."""
-    return name == "acc" or name.endswith("accuracy")
+    # Of several outputs, the name of each comes before that of its metric.
+    return name == "acc" or name.endswith(("accuracy", "_acc"))
 
 
 def penalties(model):

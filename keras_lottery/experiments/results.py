@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import functools
 import io
+import math
 import os
 
 from keras_lottery import display
@@ -99,6 +100,12 @@ class Results(list):
             return rows[max(rows)]
         if level == "best" and 0 in rows:
             dense = rows[0].final_val_accuracy
+            if math.isnan(dense):
+                raise ValueError(
+                    '`level` must be a number or "last" for a run without '
+                    "accuracies: its model has no accuracy metric, or level 0 "
+                    f"has diverged. Received: level={level!r}"
+                )
             enough = [r for r in rows.values() if r.final_val_accuracy >= dense]
             return min(enough, key=lambda r: (r.density, r.level))
         if level not in rows:

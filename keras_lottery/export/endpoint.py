@@ -319,9 +319,10 @@ def named_examples(inputs, examples=None):
 
     Args:
         inputs: dict, name -> `tf.TensorSpec`.
-        examples: optional nest of arrays with a common first axis. Defaults
-            to 32 random ones, from a fixed seed: normal floats, unsigned
-            bytes, other integers 0 or 1. An axis of free length has 16.
+        examples: optional nest of arrays with a common first axis, or a dict
+            of them by the names of inputs. Defaults to 32 random ones, from a
+            fixed seed: normal floats, unsigned bytes, other integers 0 or 1.
+            An axis of free length has 16.
 
     Returns:
         A dict, name -> array.
@@ -332,7 +333,10 @@ def named_examples(inputs, examples=None):
     if examples is None:
         draw = np.random.default_rng(0)
         return {n: _random(n, spec, draw) for n, spec in inputs.items()}
-    arrays = keras.tree.flatten(examples)
+    if isinstance(examples, dict) and examples.keys() == inputs.keys():
+        arrays = [examples[name] for name in inputs]
+    else:
+        arrays = keras.tree.flatten(examples)
     if len(arrays) != len(inputs):
         raise ValueError(
             f"`examples` must hold {len(inputs)} arrays, for {list(inputs)}. "

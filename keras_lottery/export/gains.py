@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_lottery import datasets, models
 from keras_lottery.checks import check_integer
 from keras_lottery.export.compaction import compact
+from keras_lottery.export.endpoint import Endpoint, named_examples
 from keras_lottery.export.litert import to_litert
 from keras_lottery.export.serving import to_serving
 from keras_lottery.export.timing import check_batch_sizes, latencies
@@ -153,7 +154,7 @@ def measure_gains(
         `Gains`.
 
     Raises:
-        ValueError: If the model cannot be exported.
+        ValueError: If the model cannot be exported, or has a single score.
 
     Example:
 
@@ -162,6 +163,11 @@ def measure_gains(
     ```
     """
     batch_sizes = check_batch_sizes(batch_sizes)
+    if model.output_shape[-1] == 1:
+        raise ValueError(
+            "`model` must have a score for each class: the highest is taken. "
+            f"Received: outputs of shape {model.output_shape}"
+        )
     x, y = test
     smaller = compact(model)
     served: dict[str, Any] = {}
@@ -235,8 +241,7 @@ def fastest_litert(model, smaller, path, quantize, **options):
     ]
     if len(files) > 1:
         sizes = options["batch_sizes"]
-        draw = np.random.default_rng(0)
-        x = draw.random((1, *model.input_shape[1:]), dtype="float32")
+        (x,) = named_examples(Endpoint(model).inputs).values()
         seconds = latencies([file.load() for _, file in files], x, sizes)
         # By the sum of ratios: each batch size counts the same.
         costs = [

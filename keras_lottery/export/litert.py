@@ -313,7 +313,9 @@ def convert(function, quantize=None, samples=None, sparse=False, plain=None):
         ]
     if samples:
         _check_no_loop(function.graph)
-        converter.representative_dataset = lambda: _one_by_one(samples)
+        converter.representative_dataset = lambda: _batches(
+            samples, function.inputs[0].shape[0] or 1
+        )
         converter.target_spec.supported_ops = [
             tf.lite.OpsSet.TFLITE_BUILTINS_INT8
         ]
@@ -334,9 +336,12 @@ def convert(function, quantize=None, samples=None, sparse=False, plain=None):
     return content
 
 
-def _one_by_one(samples):
-    for i in range(len(next(iter(samples.values())))):
-        yield {name: array[i : i + 1] for name, array in samples.items()}
+def _batches(inputs, size):
+    """Dicts of `size` rows of arrays; the last is filled up with the first."""
+    count = len(next(iter(inputs.values())))
+    for start in range(0, count, size):
+        rows = np.arange(start, start + size) % count
+        yield {name: array[rows] for name, array in inputs.items()}
 
 
 def _of_size(inputs, batch_size):
@@ -461,10 +466,7 @@ def interpret(content, inputs, batch_size=256):
     """
     run = signature_runner(content)
     count = len(next(iter(inputs.values())))
-    parts = []
-    for start in range(0, count, batch_size):
-        rows = np.arange(start, start + batch_size) % count
-        parts.append(run(**{n: a[rows] for n, a in inputs.items()}))
+    parts = [run(**batch) for batch in _batches(inputs, batch_size)]
     return {n: np.concatenate([p[n] for p in parts])[:count] for n in parts[0]}
 
 
@@ -480,11 +482,13 @@ def batch_function(content):
     """
     (signature,) = _interpreter(content).get_signature_list().values()
     (name,), (output,) = signature["inputs"], signature["outputs"]
+    dtype = signature_runner(content).get_input_details()[name]["dtype"]
     runners = {}
 
     def predict(batch):
         if len(batch) not in runners:
             runners[len(batch)] = signature_runner(content)
+        batch = np.asarray(batch, dtype)
         return runners[len(batch)](**{name: batch})[output]
 
     return predict

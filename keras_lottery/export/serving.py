@@ -69,10 +69,12 @@ class Served:
         loaded = tf.saved_model.load(self.path)
         serve = loaded.signatures["serving_default"]
         (given,), (returned,) = self.inputs, self.outputs
+        dtype = serve.structured_input_signature[1][given].dtype
 
         # The signature alone does not keep the loaded variables alive.
         def predict(batch, loaded=loaded):
-            return serve(**{given: tf.constant(batch)})[returned].numpy()
+            batch = tf.constant(batch, dtype)
+            return serve(**{given: batch})[returned].numpy()
 
         return predict
 

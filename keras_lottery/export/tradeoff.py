@@ -11,7 +11,12 @@ import tqdm.auto
 from keras_lottery.checks import check_choice
 from keras_lottery.experiments import Run
 from keras_lottery.export.compaction import compact
-from keras_lottery.export.gains import accuracy, fastest_litert, to_frame
+from keras_lottery.export.gains import (
+    BATCH_SIZES,
+    accuracy,
+    fastest_litert,
+    to_frame,
+)
 from keras_lottery.export.timing import check_batch_sizes, latencies
 
 _FORMS = {"float32": None, "int8": "int8"}
@@ -98,7 +103,7 @@ class Tradeoff(list):
 def measure_tradeoff(
     run_dirs: tuple,
     forms: tuple = ("float32",),
-    batch_sizes: tuple = (1,),
+    batch_sizes: tuple = BATCH_SIZES,
     trial: int = 0,
     data_dir: str | None = None,
 ):
@@ -134,6 +139,12 @@ def measure_tradeoff(
         check_choice("forms", form, list(_FORMS))
     batch_sizes = check_batch_sizes(batch_sizes)
     runs = [Run.open(path) for path in run_dirs]
+    for run in runs:
+        if not _of(run, "ticket", trial):
+            raise ValueError(
+                "`trial` must be one whose tickets every run has trained. "
+                f"Received: trial={trial}, of {run.directory!r}"
+            )
     places = [
         (run, level, form)
         for run in runs

@@ -1,5 +1,6 @@
 """Examples: what `search` is given, as the data set of an experiment."""
 
+import contextlib
 import functools
 import json
 import math
@@ -157,7 +158,28 @@ def claim(project, dataset, data):
         "classes": data.classes,
         "x": keras.tree.map_structure(_describe, data.train[0]),
     }
+    # Of a structure of arrays there are none.
+    with contextlib.suppress(ValueError):
+        noted["channel_statistics"] = data.channel_statistics()
     project.write(_FILE, json.dumps(noted))
+
+
+class Placeholder(Dataset):
+    """One example of zeros in place of a data set, to build models for it."""
+
+    def __init__(self, known):
+        example = keras.tree.map_structure(_zeros, known["x"])
+        pair = (example, None)
+        super().__init__(known["dataset"], pair, pair, pair, known["classes"])
+        # The model that standardises by them has no variable for them.
+        statistics = known.get("channel_statistics")
+        object.__setattr__(self, "_statistics", statistics)
+
+    def channel_statistics(self):
+        """Those of the data set itself."""
+        if self._statistics is None:
+            return super().channel_statistics()
+        return tuple(map(tuple, self._statistics))
 
 
 def placeholder(project):
@@ -170,11 +192,7 @@ def placeholder(project):
         A `Dataset`; `None` if no data set has claimed the project.
     """
     known = _read(project)
-    if known is None:
-        return None
-    example = keras.tree.map_structure(_zeros, known["x"])
-    pair = (example, None)
-    return Dataset(known["dataset"], pair, pair, pair, known["classes"])
+    return None if known is None else Placeholder(known)
 
 
 def _read(project):

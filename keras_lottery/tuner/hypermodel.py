@@ -157,6 +157,8 @@ def hypermodel_name(model):
 
 # Knobs.
 
+DEFAULT_KNOBS = ("rate", "output_rate", "criterion")
+
 
 class Knobs:
     """Declares the knobs of a search and reads them.
@@ -180,6 +182,8 @@ class Knobs:
         self._function = knobs if callable(knobs) else None
         self._reference = reference
         ranges = {} if self._function else _ranges(knobs, reference, lowest)
+        if reference.scope == "global" and "scope" not in ranges:
+            ranges = _without_layerwise(ranges, knobs)
         # Knobs that depend on the scope are declared after it.
         self.ranges = dict(sorted(ranges.items(), key=_scope_first))
 
@@ -271,6 +275,17 @@ def _ranges(knobs, reference, lowest):
             )
         ranges[name] = _check_range(name, spec)
     return ranges
+
+
+def _without_layerwise(ranges, knobs):
+    """The ranges of knobs that there are under one threshold for all layers."""
+    for name in filter(_is_layerwise, ranges):
+        if knobs != DEFAULT_KNOBS:
+            raise ValueError(
+                f"`knobs` must not name {name!r} with scope='global', where no "
+                f"layer has a rate of its own. Received: knobs={knobs!r}"
+            )
+    return {n: r for n, r in ranges.items() if not _is_layerwise(n)}
 
 
 def _default_ranges(reference, lowest):

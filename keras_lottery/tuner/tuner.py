@@ -15,6 +15,7 @@ import keras_tuner
 from absl import logging
 
 from keras_lottery import keras_internals
+from keras_lottery.backend.common import is_accuracy
 from keras_lottery.checks import check_integer, check_positive, check_rate
 from keras_lottery.experiments import FIELDS, Experiment, Progress
 from keras_lottery.experiments.progress import Silence
@@ -22,6 +23,7 @@ from keras_lottery.experiments.run import Run
 from keras_lottery.processes import Processes, Serial
 from keras_lottery.tuner import examples
 from keras_lottery.tuner.hypermodel import (
+    DEFAULT_KNOBS,
     PREFIX,
     Knobs,
     LotteryHyperModel,
@@ -157,7 +159,7 @@ class LotteryTuner(keras_tuner.Tuner):
         objective: str | keras_tuner.Objective = "density",
         max_trials: int | None = None,
         oracle: object = "random",
-        knobs: tuple | dict | Callable = ("rate", "output_rate", "criterion"),
+        knobs: tuple | dict | Callable = DEFAULT_KNOBS,
         rounds: int = 8,
         iterations: int = 1000,
         margin: float = 0.005,
@@ -580,7 +582,7 @@ def _check(arguments, margin, density):
 def _check_accuracy(model, data):
     x, y = keras.tree.map_structure(lambda leaf: leaf[:1], data.validation)
     names = model.evaluate(x, y, verbose=0, return_dict=True)
-    if not any(name.endswith(("acc", "accuracy")) for name in names):
+    if not any(map(is_accuracy, names)):
         raise ValueError(
             "`hypermodel` must compile its model with an accuracy metric, by "
             f"which searches are compared. Received: {list(names)}"
