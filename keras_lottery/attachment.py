@@ -105,10 +105,11 @@ class Attachment:
     def detach(self):
         """Takes masks and hooks off the model, which keeps its zeros."""
         self.apply_masks()
-        for variable in self._masked().values():
-            variable.constraint = mask_of(variable).constraint
+        # While constraints hold the masks, by which optimizers find theirs.
         for optimizer in self.optimizers().values():
             optimizers.unwrap_optimizer(optimizer)
+        for variable in self._masked().values():
+            variable.constraint = mask_of(variable).constraint
 
     def masks(self):
         """Dict, weight path -> boolean array, read-only.

@@ -6,6 +6,7 @@ import inspect
 import warnings
 
 import keras
+import numpy as np
 
 from keras_lottery import backend, rewinding
 from keras_lottery.checks import check_arguments, check_integer
@@ -19,6 +20,10 @@ TRAINING_METHODS = ("make_train_function", "train_step", "_symbolic_build")
 _GO_ON = (
     "`lottery.rewind()` starts the level again; another `fit` goes on from "
     "the weights as they are."
+)
+_NO_WEIGHTS_BACK = (
+    "By this `rewind_to` no weights go back: give the model weights that are "
+    "numbers (`load_weights`, `set_weights`) before another `fit`."
 )
 
 
@@ -95,7 +100,9 @@ class FitHooks:
             if not optimizer.built
         }
         if late and (first or self._delayed is None and self._is_due(late)):
-            self._delayed = rewinding.DelayedCapture(pruner.model, late)
+            self._delayed = rewinding.DelayedCapture(
+                pruner.model, late, pruner.optimizers
+            )
             self._delayed.restart(0 if first else self._steps_before)
             # One compiled before, while paused, would not count.
             pruner.model.make_train_function(force=True)
@@ -191,9 +198,11 @@ class FitHooks:
                 f"Level {level} was not trained: its weights are NaN. Try a "
                 "smaller learning rate."
             )
+            weights, _ = rewinding.parts_rewound(self.pruner.rewind_to)
+            advice = _GO_ON if weights else _NO_WEIGHTS_BACK
             warnings.warn(
                 f"Training level {level} left NaN in {path}: it was neither "
-                f"recorded nor pruned. Set a smaller learning rate. {_GO_ON}",
+                f"recorded nor pruned. Set a smaller learning rate. {advice}",
                 stacklevel=5,
             )
         return path is not None
@@ -227,8 +236,11 @@ class FitHooks:
                 f"Received: rewind_to={self._delayed.step}, and it ended at "
                 f"step {self._delayed.steps}."
             )
-        self.pruner.state.point = self._delayed.rewind_point()
-        self._delayed = None
+        point = self._delayed.rewind_point()
+        if any(np.isnan(a).any() for a in point.weights.values()):
+            # Of a training that is to begin again, where it began before.
+            return
+        self.pruner.state.point, self._delayed = point, None
         # The copies in the compiled step are not needed any more.
         self.pruner.model.train_function = None
 

@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -174,8 +175,18 @@ class Levels(list[Level]):
                     self._directory = tempfile.TemporaryDirectory(
                         prefix="keras_lottery_"
                     )
-                held -= level._weights.nbytes
-                level._weights.spill(self._directory.name)
+                size = level._weights.nbytes
+                try:
+                    level._weights.spill(self._directory.name)
+                except OSError as error:
+                    warnings.warn(
+                        "Trained weights of earlier levels stay in memory: "
+                        f"they cannot be written to {self._directory.name} "
+                        f"({error}).",
+                        stacklevel=3,
+                    )
+                    break
+                held -= size
 
 
 def early_stop(values: Sequence[float], metric: str = "val_loss") -> int:

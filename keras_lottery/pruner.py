@@ -327,15 +327,16 @@ class LotteryTicketPruner:
     def record(self, history: Any = None) -> Level:
         """Appends the level, as trained now, to `levels`."""
         self.state.require("record")
-        self.attachment.apply_masks()
-        record = self.levels.record(
-            self.level,
-            self.masks,
-            rewinding.copy_state(self.model),
-            dict(history.history) if history is not None else None,
-            self.fit_hooks.evaluated_at(history),
-        )
-        self.state.trained()
+        with state.uninterrupted():
+            self.attachment.apply_masks()
+            record = self.levels.record(
+                self.level,
+                self.masks,
+                rewinding.copy_state(self.model),
+                dict(history.history) if history is not None else None,
+                self.fit_hooks.evaluated_at(history),
+            )
+            self.state.trained()
         return record
 
     # What can be asked of it.
@@ -427,9 +428,21 @@ class LotteryTicketPruner:
             ticket = Ticket.load(ticket)
         self.state.require("load")
         self.state.take(ticket, names)
-        self.rewind_point.restore_weights(self.model)
+        point = self.rewind_point
+        point.restore_weights(self.model)
         if with_optimizers:
-            self.rewind_point.optimizers.update(ticket.rewind_point.optimizers)
+            point.optimizers.update(ticket.rewind_point.optimizers)
+        # At level 0 `fit` starts from what the model and its optimizers hold.
+        point.restore_optimizers(
+            self.model,
+            {
+                name: optimizer
+                for name, optimizer in self.optimizers().items()
+                if rewinding.fits_optimizer(
+                    optimizer, point.optimizers.get(name, {})
+                )
+            },
+        )
 
     # Contexts.
 

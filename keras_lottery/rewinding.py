@@ -6,6 +6,7 @@ must go back as well, or a level would not start where the first one did.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import keras
@@ -347,17 +348,20 @@ class DelayedCapture:
     Args:
         model: `keras.Model`.
         step: int, at least 1.
+        optimizers: optional function without arguments that returns a dict,
+            name -> optimizer. Defaults to those that the model holds.
     """
 
-    def __init__(self, model, step):
+    def __init__(self, model, step, optimizers=None):
         self.step = step
         self._model = model
+        self._optimizers = optimizers or functools.partial(optimizers_of, model)
         self._copy = backend.DelayedCopy(step, self._state)
 
     def _state(self):
         found = {
             name: _keyed(optimizer)
-            for name, optimizer in optimizers_of(self._model).items()
+            for name, optimizer in self._optimizers().items()
         }
         return {"weights": model_state(self._model), "optimizers": found}
 

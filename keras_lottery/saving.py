@@ -17,6 +17,7 @@ from keras_lottery import files
 from keras_lottery.rewinding import model_state, seed_paths
 from keras_lottery.tickets import Ticket
 
+_SUFFIX = ".weights.h5"
 _TICKET, _STATE, _GROUP = "lottery.ticket", "lottery.state", "keras_lottery"
 
 
@@ -28,11 +29,11 @@ def save_search(pruner, directory):
         directory: str, of a directory that exists.
     """
     pruner.ticket().save(os.path.join(directory, _TICKET))
-    state = model_state(pruner.model)
+    state, own = model_state(pruner.model), seed_paths(pruner.model)
     seeds = [
-        ("seed", path, state[path].numpy())
-        for path in state
-        if path in seed_paths(pruner.model)
+        ("seed", path, variable.numpy())
+        for path, variable in state.items()
+        if path in own
     ]
     progress = pruner.state.progress()
     files.write(os.path.join(directory, _STATE), progress, seeds)
@@ -50,19 +51,48 @@ def load_search(pruner, directory):
         return
     ticket, progress, seeds = _read(directory)
     pruner.state.take(ticket)
+    # Keras loads optimizers after this: those of the model are fresh yet.
+    optimizers = ticket.rewind_point.optimizers
+    pruner.rewind_point.optimizers.update(optimizers)
     _assign_seeds(pruner, ticket, seeds)
     pruner.state.restored(progress)
 
 
-def save_beside_weights(pruner, path):
-    """Adds the search to a `.weights.h5` file that Keras wrote."""
-    with tempfile.TemporaryDirectory() as directory:
-        save_search(pruner, directory)
-        with h5py.File(path, "a") as file:
+def save_weights(pruner, save, path, overwrite):
+    """Writes a `.weights.h5` file that holds the search, in one step.
+
+    A kill in its midst leaves the file that there was.
+
+    Args:
+        pruner: `LotteryTicketPruner`, attached.
+        save: function of a path, Keras' own `save_weights`.
+        path: str or path-like.
+        overwrite: bool, whether there may be such a file.
+
+    Raises:
+        ValueError: If there is one and it may not be replaced.
+    """
+    path = os.fspath(path)
+    parent = os.path.dirname(path) or "."
+    if not os.path.isdir(parent) or not path.endswith(_SUFFIX):
+        # Keras says what is wrong with it.
+        save(path)
+        return
+    if not overwrite and os.path.exists(path):
+        raise ValueError(
+            "`overwrite` must be True for a file that exists. "
+            f"Received: filepath={path}"
+        )
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".saving_") as parts:
+        whole = os.path.join(parts, os.path.basename(path))
+        save(whole)
+        save_search(pruner, parts)
+        with h5py.File(whole, "a") as file:
             group = file.create_group(_GROUP)
             for name in (_TICKET, _STATE):
-                with open(os.path.join(directory, name), "rb") as part:
+                with open(os.path.join(parts, name), "rb") as part:
                     group[name] = np.frombuffer(part.read(), np.uint8)
+        os.replace(whole, path)
 
 
 @contextlib.contextmanager
@@ -73,7 +103,7 @@ def search_beside_weights(path):
         path: str or path-like, a file of weights.
     """
     path = os.fspath(path)
-    if not path.endswith(".weights.h5") or not os.path.isfile(path):
+    if not path.endswith(_SUFFIX) or not os.path.isfile(path):
         yield None
         return
     with h5py.File(path, "r") as file, tempfile.TemporaryDirectory() as parts:

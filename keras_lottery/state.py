@@ -170,7 +170,8 @@ class SearchState:
         if first and pruner.attached:
             self.capture()
         elif self.phase == START:
-            self._adopt_learning_rates()
+            loaded = self._loaded is not None
+            self._adopt_learning_rates(self._learning_rates if loaded else None)
             self._return_to_start()
         self._before = self.phase
         self.phase, self.captured, self._loaded = TRAINING, True, None
@@ -236,8 +237,12 @@ class SearchState:
         self._learning_rates, self._due = {}, None
 
     def capture(self, step=0):
-        """Makes the state of training the rewind point."""
-        pruner = self.pruner
+        """Makes the state of training the rewind point.
+
+        That of a later step is what the search starts from: `fit` does not
+        take another.
+        """
+        pruner, self.captured = self.pruner, self.captured or step > 0
         self.point = RewindPoint.capture(
             pruner.model, step, pruner.optimizers()
         )
@@ -270,7 +275,13 @@ class SearchState:
         # Seeds that the ticket does not hold stay those of the model.
         weights = rewinding.copy_state(pruner.model)
         weights |= {p: point.weights[saved] for saved, p in places.items()}
-        self.point = RewindPoint(point.step, weights, dict(point.optimizers))
+        # Of an optimizer that was not built yet, a ticket holds no state.
+        own = (
+            self.point.optimizers if self.point.step == point.step == 0 else {}
+        )
+        self.point = RewindPoint(
+            point.step, weights, {**own, **point.optimizers}
+        )
         pruner.attachment.assign_masks(masks)
         pruner.level = ticket.level
         self.loaded(ticket.level)
@@ -289,6 +300,8 @@ class SearchState:
     def weights_loaded(self, level):
         """The model holds the weights of a level, from a file of the search."""
         self._loaded = level
+        # Those of that training: nobody chose them for the next level.
+        self.note_learning_rates()
 
     def progress(self):
         """Dict that JSON can hold: what a file keeps beside the ticket."""
@@ -331,9 +344,8 @@ class SearchState:
         self.finish()
         own = dict(vars(self)), pruner.level, pruner.masks
         weights = rewinding.copy_state(pruner.model)
-        optimizers = rewinding.copy_optimizers(
-            pruner.model, pruner.optimizers()
-        )
+        held = pruner.optimizers()
+        optimizers = rewinding.copy_optimizers(pruner.model, held)
         try:
             pruner.level = self.lent = record.index
             self.phase = TRAINED
@@ -347,7 +359,8 @@ class SearchState:
                 pruner.attachment.assign_masks(masks)
                 rewinding.assign_state(pruner.model, weights)
                 for name, optimizer in pruner.optimizers().items():
-                    if name in optimizers:
+                    # One that was compiled meanwhile has a state of its own.
+                    if name in optimizers and held[name] is optimizer:
                         rewinding.restore_optimizer(optimizer, optimizers[name])
 
     # Learning rates: what callbacks change is rewound; what is set between

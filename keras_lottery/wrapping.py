@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_lottery import backend, saving
+from keras_lottery import backend, saving, schedules
 from keras_lottery.checks import check_arguments
 from keras_lottery.keras_internals import unpickle_model
 from keras_lottery.pruner import LotteryTicketPruner
@@ -97,9 +97,11 @@ class LotteryModel:
                 f"max_shard_size={max_shard_size}"
             )
         self.lottery.state.check_variables()
-        super().save_weights(filepath, overwrite=overwrite)
-        if self.lottery.attached and os.path.isfile(filepath):
-            saving.save_beside_weights(self.lottery, filepath)
+        own = super().save_weights
+        if self.lottery.attached:
+            saving.save_weights(self.lottery, own, filepath, overwrite)
+        else:
+            own(filepath, overwrite=overwrite)
 
     def load_weights(self, filepath, skip_mismatch=False, **kwargs):
         """`keras.Model.load_weights`, with the search that the file holds.
@@ -189,12 +191,17 @@ def unwrap(model: keras.Model) -> keras.Model:
         this library remains in it.
 
     Raises:
-        ValueError: If the model is not wrapped.
+        ValueError: If the model is not wrapped, or its weights are lent.
     """
     if not isinstance(model, LotteryModel):
         raise ValueError(
             "`model` must be a model that `keras_lottery.wrap` returned. "
             f"Received: model={model!r}"
+        )
+    if model.lottery.state.lent is not None:
+        raise ValueError(
+            "`unwrap` must not be called inside `trained()`, which puts other "
+            "weights back when it ends: call it after the `with` block."
         )
     model.lottery.detach()
     model.train_function = None
@@ -208,7 +215,16 @@ def unwrap(model: keras.Model) -> keras.Model:
 
 def _wrap_by_ticket(ticket, model, names, arguments):
     """What `Ticket.apply` does to a model."""
-    config = search_arguments(ticket.config, ticket.match(model, names))
+    places = ticket.match(model, names)
+    config = search_arguments(ticket.config, places) if ticket.config else {}
+    if config and arguments.keys() & {"rate", "output_rate", "scope"}:
+        # The rates of single layers came of those: but for what is left alone.
+        left_alone = schedules.Constant(0.0)
+        config["rates"] = {
+            path: rate
+            for path, rate in config["rates"].items()
+            if rate == left_alone
+        }
     model = wrap(model, **{**config, **arguments})
     try:
         model.lottery.load(ticket, names)

@@ -131,3 +131,15 @@ NAN, INF = float("nan"), float("inf")
 def test_early_stop_is_the_first_of_the_best(values, metric, index):
     assert early_stop(values, metric) == index
     assert early_stop(np.array(values), metric) == index
+
+
+def test_on_a_full_disk_weights_stay_in_memory(monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    levels = Levels(memory=0)
+    weights = {"kernel": np.arange(3.0)}
+    with pytest.warns(UserWarning, match="stay in memory"):
+        level = levels.record(0, {"kernel": np.ones(3, bool)}, weights)
+    assert level.trained_weights["kernel"] is weights["kernel"]

@@ -979,3 +979,102 @@ def test_other_backends_are_refused_by_name():
     )
     assert "needs Keras' TensorFlow, JAX or PyTorch" in done.stderr
     assert "Found: numpy" in done.stderr
+
+
+def test_a_model_is_compiled_while_weights_are_lent():
+    model = keras_lottery.wrap(compiled(mlp()))
+    fit(model)
+    start = [np.array(w) for w in model.weights]
+    with model.lottery.trained():
+        compiled(model, "adam", metrics=["accuracy"])
+        model.evaluate(*data(), verbose=0)
+    assert same(start, [np.array(w) for w in model.weights])
+    fit(model)
+    assert model.lottery.level == 2
+
+
+@pytest.mark.parametrize("rewind_to", [0, 2, None])
+def test_after_nan_a_level_begins_again_where_it_began(rewind_to):
+    optimizer = keras.optimizers.SGD(1e38)
+    model = keras_lottery.wrap(compiled(mlp(), optimizer), rewind_to=rewind_to)
+    before = [np.array(w) for w in model.weights]
+    with pytest.warns(UserWarning) as caught:
+        fit(model)
+    told = " ".join(str(one.message) for one in caught)
+    assert ("no weights go back" in told) is (rewind_to is None)
+    optimizer.learning_rate = 0.01
+    model.lottery.rewind()
+    if rewind_to is None:
+        model.set_weights(before)
+    assert same(before, [np.array(w) for w in model.weights])
+    fit(model)
+    assert model.lottery.level == 1
+
+
+def test_ctrl_c_waits_until_a_level_is_recorded(
+    python_s_own_handler, monkeypatch
+):
+    model = keras_lottery.wrap(compiled(mlp()))
+    record = model.lottery.levels.record
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return record(*arguments)
+
+    monkeypatch.setattr(model.lottery.levels, "record", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model)
+    assert model.lottery.state.phase == TRAINED
+    monkeypatch.undo()
+    fit(model)
+    assert [level.index for level in model.lottery.levels] == [0, 1]
+
+
+def test_a_rewind_point_that_was_captured_is_not_captured_again():
+    model = keras_lottery.wrap(compiled(mlp()), rewind_to=2)
+    x, y = data()
+    for _ in range(2):
+        model.train_on_batch(x[:BATCH], y[:BATCH])
+    model.lottery.capture(step=2)
+    point = model.lottery.rewind_point
+    fit(model)
+    assert model.lottery.rewind_point is point and point.step == 2
+    assert int(model.optimizer.iterations) == 2
+
+
+def test_a_ticket_of_level_0_brings_its_optimizer_back():
+    model = keras_lottery.wrap(compiled(mlp()))
+    first = model.lottery.ticket()
+    model.lottery.find(*data(), rounds=1, batch_size=BATCH, verbose=0)
+    model.lottery.load(first)
+    assert int(model.optimizer.iterations) == 0
+    fit(model)
+    assert model.lottery.level == 1 and model.lottery.rewind_point.step == 0
+    assert int(model.optimizer.iterations) == 0
+
+
+def test_late_rewinding_takes_an_optimizer_that_no_attribute_holds():
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = keras.layers.Dense(3)
+
+        def call(self, x):
+            return self.head(x)
+
+        def train_step(self, batch):
+            x, y = batch
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(x, training=True))
+            variables = self.trainable_variables
+            optimizer.apply(tape.gradient(loss, variables), variables)
+            return {"loss": loss}
+
+    model = Own()
+    model.build((None, 4))
+    keras_lottery.wrap(model, rewind_to=2)
+    model.lottery.wrap_optimizer(optimizer)
+    fit(compiled(model))
+    assert model.lottery.level == 1 and int(optimizer.iterations) == 2

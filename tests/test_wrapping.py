@@ -278,3 +278,41 @@ def test_rate_0_and_left_alone_survive_the_file(tmp_path):
     assert path.endswith("hidden/kernel")
     back.lottery.prune()
     assert back.lottery.density == 1.0
+
+
+@pytest.mark.parametrize("arguments, rate", [({}, 0.25), ({"rate": 0.5}, 0.5)])
+def test_a_ticket_is_applied_with_another_rate(arguments, rate):
+    found = wrap(compiled(mlp()), rate=0.25, rates={"head": 0.0})
+    fit(found)
+    model = found.lottery.ticket().apply(compiled(mlp()), **arguments)
+    assert model.lottery.level == 1 and model.lottery.density == 18 / 24
+    model.lottery.prune()
+    # What was left alone still is, and has no mask.
+    (density,) = model.lottery.densities().values()
+    assert density == (18 - round(rate * 18)) / 24
+
+
+def test_a_ticket_without_arguments_is_applied_with_the_defaults():
+    found = wrap(compiled(mlp()))
+    plain = keras_lottery.Ticket(
+        found.lottery.masks, found.lottery.rewind_point
+    )
+    assert plain.apply(compiled(mlp())).lottery.rate == 0.2
+
+
+def test_unwrap_is_refused_while_weights_are_lent():
+    model = wrap(compiled(mlp()))
+    fit(model)
+    with model.lottery.trained():
+        with pytest.raises(ValueError, match="`unwrap` must not be called"):
+            keras_lottery.unwrap(model)
+    keras_lottery.unwrap(model)
+
+
+def test_unwrap_leaves_the_optimizer_the_variables_that_it_had():
+    plain, model = compiled(mlp()), wrap(compiled(mlp()))
+    for one in (plain, model):
+        fit(one)
+    assert len(keras_lottery.unwrap(model).optimizer.variables) == len(
+        plain.optimizer.variables
+    )
