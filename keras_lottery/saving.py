@@ -76,7 +76,7 @@ def save_weights(pruner, save, path, overwrite):
     parent = os.path.dirname(path) or "."
     if not os.path.isdir(parent) or not path.endswith(_SUFFIX):
         # Keras says what is wrong with it.
-        save(path)
+        save(path, overwrite=overwrite)
         return
     if not overwrite and os.path.exists(path):
         raise ValueError(
