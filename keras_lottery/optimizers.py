@@ -249,15 +249,25 @@ def _release_masks(optimizer):
         backend.release_masks(leaf, masks)
 
 
+def trained_variables(optimizer):
+    """The variables that a built optimizer updates, itself or by others."""
+    return [v for _, variables in _leaves(optimizer) for v in variables]
+
+
 def _masks_of_leaves(optimizer):
     """Pairs (optimizer, its masks) of those that do the work."""
+    for leaf, variables in _leaves(optimizer):
+        masks = map(mask_of, variables)
+        yield leaf, [mask.mask for mask in masks if mask is not None]
+
+
+def _leaves(optimizer):
+    """Pairs (optimizer, its variables) of those that do the work."""
     inner = inner_optimizers(optimizer)
     for other in inner:
-        yield from _masks_of_leaves(other)
+        yield from _leaves(other)
     if optimizer.built and not inner:
-        variables = internals.trained_variables(optimizer)
-        masks = [mask_of(variable) for variable in variables]
-        yield optimizer, [mask.mask for mask in masks if mask is not None]
+        yield optimizer, internals.trained_variables(optimizer)
 
 
 def variables_of(optimizer):

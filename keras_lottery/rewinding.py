@@ -101,15 +101,21 @@ class RewindPoint:
             optimizers.clear_pruned_slots(optimizer)
 
     def _follow(self, name, optimizer):
-        """Fits the state to a like optimizer of more or fewer variables.
+        """Fits the state to a like optimizer of other variables.
 
         Layers that were frozen or unfrozen make the difference. What has the
-        same name keeps its value, and what is new is fresh.
+        same name keeps its value, and what is new is fresh. An optimizer is
+        like the one before if it keeps the same of each weight that both train.
         """
         state = {_name(k): v for k, v in self.optimizers[name].items()}
         keyed = _keyed(optimizer)
         names = {_name(key) for key in keyed}
-        if names < state.keys() or state.keys() < names:
+        shared = [
+            (before, _slots(names, variable))
+            for variable in optimizers.trained_variables(optimizer)
+            if (before := _slots(state, variable))
+        ]
+        if shared and all(before == now for before, now in shared):
             self.optimizers[name] = {
                 key: state[_name(key)] if _name(key) in state else _copy(v)
                 for key, v in keyed.items()
@@ -271,6 +277,13 @@ def _is_learning_rate(key):
 def _name(key):
     """The name of a variable in a key of `copy_optimizer`."""
     return key.split(":", 1)[1]
+
+
+def _slots(names, variable):
+    """Those of some names that are of what is kept of a weight."""
+    # As Keras names them.
+    prefix = f"{variable.path.replace('/', '_')}_"
+    return {name for name in names if name.startswith(prefix)}
 
 
 def copy_optimizers(model, optimizers=None):

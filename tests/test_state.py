@@ -1078,3 +1078,12 @@ def test_late_rewinding_takes_an_optimizer_that_no_attribute_holds():
     model.lottery.wrap_optimizer(optimizer)
     fit(compiled(model))
     assert model.lottery.level == 1 and int(optimizer.iterations) == 2
+
+
+def test_after_late_rewinding_another_kind_of_optimizer_is_refused():
+    model = keras_lottery.wrap(compiled(mlp(), "adam"), rewind_to=2)
+    fit(model)
+    # What it keeps of a weight is a part of what Adam keeps.
+    compiled(model, SGD(0.1, momentum=0.9))
+    with pytest.raises(ValueError, match="must be of the kind"):
+        fit(model)
