@@ -7,8 +7,8 @@ Training steps of this package's compiled loop and of its wrapped `fit`, of
 Keras' `fit`, tfmot and PyTorch; LeNet's matrix products alone; a whole
 experiment of LeNet, all included, of the size that --iterations, --rounds and
 --arms say; and pruning at VGG-19's shapes against sorting. Each subject lives
-in a process of its own and they take turns, so that compare only numbers of
-one run, as the ratios do. About ten minutes on two cores that have nothing
+in a process of its own and they take turns. Compare only numbers of one
+run, as the ratios do. About ten minutes on two cores that have nothing
 else to do.
 """
 

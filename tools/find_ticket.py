@@ -6,7 +6,7 @@
     python tools/find_ticket.py --flagfile=configs/smoke.cfg
 
 Without a flag: LeNet-300-100 on the embedded digits, the ticket against its
-random reinitialisation, 16 rounds; about a minute on two cores. The same
+random reinitialisation, 16 rounds; about half a minute on two cores. The same
 command on the same directory goes on where it was stopped.
 """
 

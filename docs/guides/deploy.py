@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Choose a pattern and put it to work
 #
-# A mask of single weights makes a file smaller once it is compressed, and
-# hardly anything faster: no common runtime skips single zeros. What is pruned *as one*
+# A mask of single weights makes a file smaller once it is compressed and,
+# above about 5 % density, hardly anything faster. What is pruned *as one*
 # decides that. This guide prunes blocks for a phone and whole units for a
 # server, and measures both.
 #
@@ -10,7 +10,7 @@
 # |---|---|
 # | a small file alone | `None`, single weights |
 # | LiteRT in float32 on a CPU, dense layers of 256 units and more | `"4x1"` |
-# | LiteRT in int8 | `"16x1"` |
+# | LiteRT in int8 | `"16x1"` on wide layers, if it measures faster; else `"channel"` |
 # | TensorFlow Serving, GPUs, convolutions, any runtime | `"channel"` |
 # | the sparse tensor cores of NVIDIA | `"2:4"` |
 

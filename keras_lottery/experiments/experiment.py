@@ -108,8 +108,8 @@ class Experiment(Protocol):
             trial that can be trained then; under Keras' JAX backend, for a
             GPU that one training of a small network leaves idle. Each gives
             the same numbers as alone to float tolerance, so it is no part of
-            what identifies a run. What is interrupted is lost together.
-            Defaults to 1.
+            what identifies a run. An interrupt loses all trainings of the
+            stack. Defaults to 1.
 
     Example:
 

@@ -21,7 +21,6 @@ import dataclasses
 import math
 import statistics
 
-from keras_lottery import recipes
 from keras_lottery.display import percent
 from keras_lottery.experiments.run import Run
 from keras_lottery.report import tables
@@ -202,7 +201,7 @@ def _verdicts(claim, experiments):
         if why:
             missing.append(why)
             continue
-        verdict = judge(claim, trials, scale(experiment))
+        verdict = judge(claim, trials, scale(experiment, claim.needs))
         if verdict.verdict == NOT_APPLICABLE:
             missing.append((1, verdict.why))
         else:
@@ -241,22 +240,26 @@ def _same(one, other):
     }
 
 
-def scale(experiment):
-    """How much was run, of how much in the paper: a str."""
-    recipe = recipes.RECIPES.get(experiment["model"])
-    if recipe is not None and experiment.get("dropout"):
-        recipe = recipes.DROPOUT_RECIPES.get(experiment["model"], recipe)
+def scale(experiment, needs):
+    """How a run differs from the paper's that a claim is about: a str.
+
+    Args:
+        experiment: dict of `experiment.json`, which has what is needed.
+        needs: `paper_claims.Needs`.
+    """
+    recipe = needs.recipe
     text = f"{experiment['iterations']:,}"
-    if recipe is not None and recipe.iterations != experiment["iterations"]:
+    if recipe.iterations != experiment["iterations"]:
         text += f" of {recipe.iterations:,}"
     text += " iterations"
     if experiment.get("image_size"):
         text += f", {experiment['image_size']} pixels"
-        own = experiment.get("learning_rate")
-        if recipe is not None and own and own != recipe.learning_rate:
-            text += f", learning rate {own} of {recipe.learning_rate}"
-    rate = experiment.get("rate")
-    if recipe is not None and rate and rate != recipe.rate:
+    wanted = needs.learning_rate or recipe.learning_rate
+    own = experiment.get("learning_rate") or wanted
+    if own != wanted:
+        text += f", learning rate {own} of {wanted}"
+    rate = experiment.get("rate") or recipe.rate
+    if rate != recipe.rate:
         text += f", rounds of {percent(rate)}"
     if experiment.get("precision", "float32") != "float32":
         text += f", {experiment['precision']}"
