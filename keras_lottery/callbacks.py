@@ -208,9 +208,15 @@ class FitHooks:
         return path is not None
 
     def late_rewind_point(self):
-        """The rewind point past step 0 if it was reached, or `None`."""
-        reached = self._delayed and self._delayed.steps >= self._delayed.step
-        return self._delayed.rewind_point() if reached else None
+        """The rewind point past step 0 if it was reached, or `None`.
+
+        One with NaN is none: that training begins again where it began.
+        """
+        if not self._delayed or self._delayed.steps < self._delayed.step:
+            return None
+        point = self._delayed.rewind_point()
+        nan = any(np.isnan(array).any() for array in point.weights.values())
+        return None if nan else point
 
     def steps_to_capture(self):
         """The steps that were counted on the way to a rewind point."""
@@ -236,9 +242,8 @@ class FitHooks:
                 f"Received: rewind_to={self._delayed.step}, and it ended at "
                 f"step {self._delayed.steps}."
             )
-        point = self._delayed.rewind_point()
-        if any(np.isnan(a).any() for a in point.weights.values()):
-            # Of a training that is to begin again, where it began before.
+        point = self.late_rewind_point()
+        if point is None:
             return
         self.pruner.state.point, self._delayed = point, None
         # The copies in the compiled step are not needed any more.

@@ -1,5 +1,6 @@
 """Level: the record of one trained level; its weights spill to disk."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -36,7 +37,12 @@ class Weights:
         self._file = os.path.join(directory, f"{number}.npz")
         # Numbered members: a path may hold what a file name may not.
         arrays = self._arrays or {}
-        np.savez(self._file, *arrays.values())
+        try:
+            np.savez(self._file, *arrays.values())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(self._file)
+            raise
         self._dtypes = {p: a.dtype for p, a in arrays.items()}
         self._arrays = None
 
@@ -171,18 +177,17 @@ class Levels(list[Level]):
             if held <= self.memory:
                 break
             if level._weights.nbytes:
-                if self._directory is None:
-                    self._directory = tempfile.TemporaryDirectory(
-                        prefix="keras_lottery_"
-                    )
                 size = level._weights.nbytes
                 try:
+                    if self._directory is None:
+                        self._directory = tempfile.TemporaryDirectory(
+                            prefix="keras_lottery_"
+                        )
                     level._weights.spill(self._directory.name)
                 except OSError as error:
                     warnings.warn(
                         "Trained weights of earlier levels stay in memory: "
-                        f"they cannot be written to {self._directory.name} "
-                        f"({error}).",
+                        f"they cannot be written to a file ({error}).",
                         stacklevel=3,
                     )
                     break

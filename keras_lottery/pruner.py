@@ -433,16 +433,14 @@ class LotteryTicketPruner:
         if with_optimizers:
             point.optimizers.update(ticket.rewind_point.optimizers)
         # At level 0 `fit` starts from what the model and its optimizers hold.
-        point.restore_optimizers(
-            self.model,
-            {
-                name: optimizer
-                for name, optimizer in self.optimizers().items()
-                if rewinding.fits_optimizer(
-                    optimizer, point.optimizers.get(name, {})
-                )
-            },
-        )
+        for name, optimizer in self.optimizers().items():
+            if name not in point.optimizers or not optimizer.built:
+                continue
+            if not with_optimizers:
+                point.adopt_learning_rates(name, optimizer)
+            # One of another kind is refused when training begins.
+            with contextlib.suppress(ValueError):
+                rewinding.restore_optimizer(optimizer, point.optimizers[name])
 
     # Contexts.
 

@@ -101,7 +101,7 @@ class RewindPoint:
             optimizers.clear_pruned_slots(optimizer)
 
     def _follow(self, name, optimizer):
-        """Fits the state to a like optimizer of other variables.
+        """Fits the state to a like optimizer of more or fewer variables.
 
         Layers that were frozen or unfrozen make the difference. What has the
         same name keeps its value, and what is new is fresh. An optimizer is
@@ -110,12 +110,13 @@ class RewindPoint:
         state = {_name(k): v for k, v in self.optimizers[name].items()}
         keyed = _keyed(optimizer)
         names = {_name(key) for key in keyed}
-        shared = [
-            (before, _slots(names, variable))
+        if not (names < state.keys() or state.keys() < names):
+            return
+        kept = [
+            (_slots(state, variable), _slots(names, variable))
             for variable in optimizers.trained_variables(optimizer)
-            if (before := _slots(state, variable))
         ]
-        if shared and all(before == now for before, now in shared):
+        if all(before in (set(), now) for before, now in kept):
             self.optimizers[name] = {
                 key: state[_name(key)] if _name(key) in state else _copy(v)
                 for key, v in keyed.items()

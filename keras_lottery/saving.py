@@ -58,7 +58,7 @@ def load_search(pruner, directory):
     pruner.state.restored(progress)
 
 
-def save_weights(pruner, save, path, overwrite):
+def save_weights(pruner, save, filepath, overwrite):
     """Writes a `.weights.h5` file that holds the search, in one step.
 
     A kill in its midst leaves the file that there was.
@@ -66,22 +66,23 @@ def save_weights(pruner, save, path, overwrite):
     Args:
         pruner: `LotteryTicketPruner`, attached.
         save: function of a path, Keras' own `save_weights`.
-        path: str or path-like.
+        filepath: str or path-like.
         overwrite: bool, whether there may be such a file.
 
     Raises:
         ValueError: If there is one and it may not be replaced.
     """
-    path = os.fspath(path)
-    parent = os.path.dirname(path) or "."
+    # A link stays one.
+    path = os.path.realpath(filepath)
+    parent = os.path.dirname(path)
     if not os.path.isdir(parent) or not path.endswith(_SUFFIX):
         # Keras says what is wrong with it.
-        save(path, overwrite=overwrite)
+        save(filepath, overwrite=overwrite)
         return
     if not overwrite and os.path.exists(path):
         raise ValueError(
             "`overwrite` must be True for a file that exists. "
-            f"Received: filepath={path}"
+            f"Received: filepath={filepath}"
         )
     with tempfile.TemporaryDirectory(dir=parent, prefix=".saving_") as parts:
         whole = os.path.join(parts, os.path.basename(path))

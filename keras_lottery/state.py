@@ -294,7 +294,8 @@ class SearchState:
 
     def loaded(self, level):
         """A ticket was taken."""
-        self.captured, self._due = level > 0, None
+        self.captured = level > 0 or self.point.step > 0
+        self._due = None
         self.started()
 
     def weights_loaded(self, level):

@@ -152,7 +152,9 @@ class Ticket:
             names: optional dict, a path of the ticket -> a path of `model`,
                 for weights that are not in the same order.
             **wrap_arguments: arguments of `wrap` to replace those the ticket
-                was found with.
+                was found with. With `rate`, `output_rate` or `scope`, the
+                rates of single layers go as well, except for layers that are
+                left alone: give `rates` to change these.
 
         Returns:
             The model, wrapped at the ticket's level.

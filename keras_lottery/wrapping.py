@@ -8,6 +8,7 @@ import contextlib
 import functools
 import inspect
 import os
+import re
 from typing import Any
 
 import keras
@@ -89,7 +90,10 @@ class LotteryModel:
         saving.load_search(self.lottery, inner_path)
 
     def save_weights(self, filepath, overwrite=True, max_shard_size=None):
-        """`keras.Model.save_weights`, with the search in the file."""
+        """`keras.Model.save_weights`, with the search in the file.
+
+        Where there is a file, `overwrite=False` is refused, and not asked for.
+        """
         if max_shard_size is not None:
             raise ValueError(
                 "`max_shard_size` must be None for a wrapped model: use "
@@ -218,12 +222,18 @@ def _wrap_by_ticket(ticket, model, names, arguments):
     places = ticket.match(model, names)
     config = search_arguments(ticket.config, places) if ticket.config else {}
     if config and arguments.keys() & {"rate", "output_rate", "scope"}:
-        # The rates of single layers came of those: but for what is left alone.
+        # The rates of single layers came of those: but for what is left alone,
+        # and for what is pruned only where a rate names it.
+        named = {
+            f"^{re.escape(k.path)}$"
+            for k in find_kernels(model)
+            if not k.default
+        }
         left_alone = schedules.Constant(0.0)
         config["rates"] = {
             path: rate
             for path, rate in config["rates"].items()
-            if rate == left_alone
+            if rate == left_alone or path in named
         }
     model = wrap(model, **{**config, **arguments})
     try:

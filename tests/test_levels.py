@@ -143,3 +143,15 @@ def test_on_a_full_disk_weights_stay_in_memory(monkeypatch):
     with pytest.warns(UserWarning, match="stay in memory"):
         level = levels.record(0, {"kernel": np.ones(3, bool)}, weights)
     assert level.trained_weights["kernel"] is weights["kernel"]
+
+
+def test_a_full_disk_leaves_no_half_of_a_file(monkeypatch, tmp_path):
+    def cut_short(path, *arrays):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", cut_short)
+    with pytest.raises(OSError):
+        Weights(weights(0)).spill(str(tmp_path))
+    assert not os.listdir(tmp_path)

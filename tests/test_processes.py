@@ -40,6 +40,11 @@ def fail():
     raise ValueError("of the job")
 
 
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+
+
 def complain():
     os.write(2, b"of the job")
 
@@ -173,14 +178,20 @@ def test_a_process_that_grows_is_kept(executor):
 
 
 @pytest.mark.slow
-def test_a_waiting_job_that_is_cancelled_is_not_run(executor, monkeypatch):
+def test_a_waiting_job_that_is_cancelled_is_not_run(
+    executor, tmp_path, monkeypatch
+):
     lost = []
     monkeypatch.setattr(threading, "excepthook", lost.append)
-    running = [executor.submit(time.sleep, 0.5) for _ in range(2)]
+    go_on = tmp_path / "go_on"
+    running = [executor.submit(wait_for, str(go_on)) for _ in range(2)]
+    end = time.monotonic() + 60
     while not all(job.running() for job in running):
+        assert time.monotonic() < end
         time.sleep(0.01)
     waiting = executor.submit(time.sleep, 60)
     assert waiting.cancel() and not running[0].cancel()
+    go_on.touch()
     # After the others, and not after a minute.
     assert executor.submit(int).result(30) == 0
     assert not lost

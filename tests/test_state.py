@@ -1087,3 +1087,43 @@ def test_after_late_rewinding_another_kind_of_optimizer_is_refused():
     compiled(model, SGD(0.1, momentum=0.9))
     with pytest.raises(ValueError, match="must be of the kind"):
         fit(model)
+
+
+def test_after_late_rewinding_the_same_optimizer_goes_on_by_position():
+    # Adafactor gives the slots of all layers the same names.
+    model = keras_lottery.wrap(compiled(mlp(), "adafactor"), rewind_to=2)
+    fit(model)
+    compiled(model, "adafactor")
+    fit(model)
+    assert model.lottery.level == 2
+
+
+def test_a_learning_rate_that_was_set_stays_when_a_ticket_is_loaded():
+    model = wrapped()
+    first = model.lottery.ticket()
+    fit(model)
+    model.optimizer.learning_rate = 0.02
+    model.lottery.load(first)
+    for _ in range(2):
+        fit(model)
+        assert rate_of(model) == np.float32(0.02)
+
+
+def test_nan_does_not_get_into_a_file_as_a_rewind_point(tmp_path):
+    optimizer = keras.optimizers.SGD(1e38)
+    model = keras_lottery.wrap(compiled(mlp(), optimizer), rewind_to=2)
+    with pytest.warns(UserWarning, match="NaN"):
+        fit(model)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    loaded.lottery.rewind()
+    assert all(np.isfinite(w).all() for w in loaded.get_weights())
+
+
+def test_a_ticket_of_a_later_step_is_not_captured_again():
+    model = keras_lottery.wrap(compiled(mlp()), rewind_to=2)
+    fit(model)
+    ticket = model.lottery.ticket(0)
+    model.lottery.load(ticket)
+    fit(model)
+    assert same(ticket.rewind_point.weights, model.lottery.rewind_point.weights)

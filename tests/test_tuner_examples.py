@@ -1,6 +1,7 @@
 """Examples of the tuner: what `search` is given."""
 
 import numpy as np
+import pytest
 
 from keras_lottery.datasets import Arrays
 from keras_lottery.experiments.run import Run
@@ -51,5 +52,8 @@ def test_a_placeholder_standardises_as_the_examples_do(tmp_path):
     pair = Arrays((x, np.zeros(20)), (x, np.zeros(20)), 5)
     data, project = pair.split(0), Run(tmp_path)
     examples.claim(project, pair, data)
+    with pytest.raises(ValueError, match="call `search` with them first"):
+        examples.placeholder(project).channel_statistics()
+    examples.claim(project, pair, data, standardize=True)
     found = examples.placeholder(project).channel_statistics()
     assert found == data.channel_statistics()

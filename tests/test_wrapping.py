@@ -309,10 +309,14 @@ def test_unwrap_is_refused_while_weights_are_lent():
     keras_lottery.unwrap(model)
 
 
-def test_unwrap_leaves_the_optimizer_the_variables_that_it_had():
-    plain, model = compiled(mlp()), wrap(compiled(mlp()))
-    for one in (plain, model):
-        fit(one)
-    assert len(keras_lottery.unwrap(model).optimizer.variables) == len(
-        plain.optimizer.variables
-    )
+def test_a_table_keeps_the_rate_that_it_needs():
+    def network():
+        layers = keras.layers
+        inputs = keras.Input((3,), dtype="int32")
+        x = layers.Flatten()(layers.Embedding(9, 4, name="table")(inputs))
+        return compiled(keras.Model(inputs, layers.Dense(3, name="head")(x)))
+
+    found = wrap(network(), rate=0.25, rates={keras.layers.Embedding: 0.25})
+    model = found.lottery.ticket().apply(network(), rate=0.5)
+    model.lottery.prune()
+    assert model.lottery.densities()["table/embeddings"] == 0.75

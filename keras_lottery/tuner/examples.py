@@ -1,6 +1,5 @@
 """Examples: what `search` is given, as the data set of an experiment."""
 
-import contextlib
 import functools
 import json
 import math
@@ -134,13 +133,14 @@ def _count(pair):
 # What a project keeps of them: models can be built again without the examples.
 
 
-def claim(project, dataset, data):
+def claim(project, dataset, data, standardize=False):
     """Makes a project that of a data set, and notes the shape of examples.
 
     Args:
         project: `Run`.
         dataset: str or `Arrays`.
         data: its `Dataset`.
+        standardize: bool, whether models standardise by its channels.
 
     Raises:
         ValueError: If it is that of another data set.
@@ -158,8 +158,8 @@ def claim(project, dataset, data):
         "classes": data.classes,
         "x": keras.tree.map_structure(_describe, data.train[0]),
     }
-    # Of a structure of arrays there are none.
-    with contextlib.suppress(ValueError):
+    if standardize:
+        # The models have no variables for them.
         noted["channel_statistics"] = data.channel_statistics()
     project.write(_FILE, json.dumps(noted))
 
@@ -171,14 +171,20 @@ class Placeholder(Dataset):
         example = keras.tree.map_structure(_zeros, known["x"])
         pair = (example, None)
         super().__init__(known["dataset"], pair, pair, pair, known["classes"])
-        # The model that standardises by them has no variable for them.
         statistics = known.get("channel_statistics")
         object.__setattr__(self, "_statistics", statistics)
 
     def channel_statistics(self):
-        """Those of the data set itself."""
+        """Those of the data set itself.
+
+        Raises:
+            ValueError: If the project does not hold them.
+        """
         if self._statistics is None:
-            return super().channel_statistics()
+            raise ValueError(
+                "A model that standardises its images can be built again only "
+                "with the examples: call `search` with them first."
+            )
         return tuple(map(tuple, self._statistics))
 
 

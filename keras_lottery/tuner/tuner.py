@@ -275,7 +275,9 @@ class LotteryTuner(keras_tuner.Tuner):
         data = experiment.load_data(0)
         experiment.check_fit(data)
         _check_accuracy(experiment.wrapped_model(data), data)
-        examples.claim(self._project, dataset, data)
+        knobs = self.hypermodel.knobs.ranges
+        standardize = experiment.standardize or "standardize" in knobs
+        examples.claim(self._project, dataset, data, standardize)
         self.hypermodel.data = data
         # A search that is killed in its first trial is known again by it.
         self.save()

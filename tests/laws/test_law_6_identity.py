@@ -123,6 +123,8 @@ def test_what_unwrap_leaves_is_plain_keras():
     assert kinds == list(own)
     for name, value in vars(model.optimizer).items():
         assert "keras_lottery" not in getattr(value, "__module__", ""), name
+    names = [variable.name for variable in model.optimizer.variables]
+    assert not any("mask" in name for name in names)
     assert not hasattr(model, "lottery") and "fit" not in vars(model)
     before = zoo.weights(model)
     assert any(z.any() for z in zeros)
