@@ -72,10 +72,11 @@ def save_weights(pruner, save, filepath, overwrite):
     Raises:
         ValueError: If there is one and it may not be replaced.
     """
+    name = os.path.basename(filepath)
     # A link stays one.
     path = os.path.realpath(filepath)
     parent = os.path.dirname(path)
-    if not os.path.isdir(parent) or not path.endswith(_SUFFIX):
+    if not os.path.isdir(parent) or not name.endswith(_SUFFIX):
         # Keras says what is wrong with it.
         save(filepath, overwrite=overwrite)
         return
@@ -85,7 +86,7 @@ def save_weights(pruner, save, filepath, overwrite):
             f"Received: filepath={filepath}"
         )
     with tempfile.TemporaryDirectory(dir=parent, prefix=".saving_") as parts:
-        whole = os.path.join(parts, os.path.basename(path))
+        whole = os.path.join(parts, name)
         save(whole)
         save_search(pruner, parts)
         with h5py.File(whole, "a") as file:

@@ -100,6 +100,18 @@ def test_a_kill_while_weights_are_saved_leaves_the_file_there_was(
     assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
 
 
+def test_a_link_to_a_file_of_weights_stays_one(tmp_path):
+    place, link = tmp_path / "elsewhere", tmp_path / "m.weights.h5"
+    link.symlink_to(place)
+    model = wrapped()
+    fit(model)
+    model.save_weights(link)
+    assert link.is_symlink() and place.is_file()
+    other = wrapped()
+    other.load_weights(link)
+    assert other.lottery.level == 1
+
+
 def test_weights_that_are_there_are_not_replaced_unasked(tmp_path):
     path = tmp_path / "m.weights.h5"
     model = wrapped()
