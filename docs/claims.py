@@ -35,11 +35,11 @@ def judged():
     return claims.check(CLAIMS, [(run.experiment, run.results) for run in runs])
 
 
-def page():
+def page(verdicts):
     """The text of the page: what is above its table, and the table anew."""
     text, _, _ = PAGE.read_text(encoding="utf-8").partition("| claim |")
-    return text + tables.verdicts_markdown(judged())
+    return text + tables.verdicts_markdown(verdicts)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    PAGE.write_text(page(judged()), encoding="utf-8")

@@ -176,22 +176,23 @@ class Levels(list[Level]):
         for level in self:
             if held <= self.memory:
                 break
-            if level._weights.nbytes:
-                size = level._weights.nbytes
-                try:
-                    if self._directory is None:
-                        self._directory = tempfile.TemporaryDirectory(
-                            prefix="keras_lottery_"
-                        )
-                    level._weights.spill(self._directory.name)
-                except OSError as error:
-                    warnings.warn(
-                        "Trained weights of earlier levels stay in memory: "
-                        f"they cannot be written to a file ({error}).",
-                        stacklevel=3,
+            size = level._weights.nbytes
+            if not size:
+                continue
+            try:
+                if self._directory is None:
+                    self._directory = tempfile.TemporaryDirectory(
+                        prefix="keras_lottery_"
                     )
-                    break
-                held -= size
+                level._weights.spill(self._directory.name)
+            except OSError as error:
+                warnings.warn(
+                    "Trained weights of earlier levels stay in memory: "
+                    f"they cannot be written to a file ({error}).",
+                    stacklevel=3,
+                )
+                break
+            held -= size
 
 
 def early_stop(values: Sequence[float], metric: str = "val_loss") -> int:

@@ -340,12 +340,14 @@ def search_arguments(config, places):
     """The arguments that `search_config` wrote down.
 
     Args:
-        config: dict.
+        config: dict; an empty one is of no search.
         places: dict, a weight path of the config -> that of a model.
 
     Returns:
         A dict of arguments of `keras_lottery.wrap`.
     """
+    if not config:
+        return {}
     arguments = dict(config)
     arguments["rate"] = schedules.from_config(config["rate"])
     arguments["rates"] = {

@@ -8,12 +8,11 @@ import contextlib
 import functools
 import inspect
 import os
-import re
 from typing import Any
 
 import keras
 
-from keras_lottery import backend, saving, schedules
+from keras_lottery import backend, saving
 from keras_lottery.checks import check_arguments
 from keras_lottery.keras_internals import unpickle_model
 from keras_lottery.pruner import LotteryTicketPruner
@@ -219,22 +218,17 @@ def unwrap(model: keras.Model) -> keras.Model:
 
 def _wrap_by_ticket(ticket, model, names, arguments):
     """What `Ticket.apply` does to a model."""
-    places = ticket.match(model, names)
-    config = search_arguments(ticket.config, places) if ticket.config else {}
+    places, config = ticket.match(model, names), dict(ticket.config)
     if config and arguments.keys() & {"rate", "output_rate", "scope"}:
         # The rates of single layers came of those: but for what is left alone,
         # and for what is pruned only where a rate names it.
-        named = {
-            f"^{re.escape(k.path)}$"
-            for k in find_kernels(model)
-            if not k.default
-        }
-        left_alone = schedules.Constant(0.0)
+        named = {k.path for k in find_kernels(model) if not k.default}
         config["rates"] = {
             path: rate
             for path, rate in config["rates"].items()
-            if rate == left_alone or path in named
+            if rate == 0.0 or places[path] in named
         }
+    config = search_arguments(config, places)
     model = wrap(model, **{**config, **arguments})
     try:
         model.lottery.load(ticket, names)

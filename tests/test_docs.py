@@ -33,6 +33,14 @@ def resolve(name):
         return getattr(resolve(module), attribute)
 
 
+def script(name):
+    """The module of a script of the documentation."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_reference_has_everything_public(package):
     module = importlib.import_module(f"keras_lottery{package}")
@@ -72,16 +80,15 @@ def test_every_experiment_with_results_has_a_page():
 
 
 def test_the_claims_are_those_of_the_committed_results():
-    spec = importlib.util.spec_from_file_location("claims", DOCS / "claims.py")
-    claims = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(claims)
-    assert claims.PAGE.read_text(encoding="utf-8") == claims.page(), (
+    claims = script("claims")
+    verdicts = claims.judged()
+    assert claims.PAGE.read_text(encoding="utf-8") == claims.page(verdicts), (
         "python docs/claims.py"
     )
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     measured = [
         f"{v.mean:.2f} [{v.low:.2f}, {v.high:.2f}]"
-        for v in claims.judged()
+        for v in verdicts
         if v.low is not None and v.claim.id.startswith("C")
     ]
     assert len(measured) > 20
@@ -121,10 +128,7 @@ def test_the_messages_that_are_explained_are_given():
 
 
 def test_dead_links_are_found(tmp_path):
-    path = DOCS / "check_links.py"
-    spec = importlib.util.spec_from_file_location("check_links", path)
-    check_links = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(check_links)
+    check_links = script("check_links")
     own = "https://github.com/keras-lottery/keras-lottery/blob/main"
     dead = ["none.html", "other/#nowhere", "x.png", f"{own}/none.py"]
     alive = ["other/", "other/#here", "#top", f"{own}/README.md", "mailto:a@b"]

@@ -3,19 +3,11 @@
 import os
 
 import keras
-import numpy as np
 import pytest
-from small import compiled, data, fit, mlp, same
+from small import arrays, compiled, data, fit, mlp, same
 
 import keras_lottery
 from keras_lottery import saving
-
-
-class Slower(keras.callbacks.Callback):
-    """Lowers the learning rate in the last step of a training."""
-
-    def on_train_end(self, logs=None):
-        self.model.optimizer.learning_rate = 0.001
 
 
 class Save(keras.callbacks.Callback):
@@ -60,7 +52,7 @@ def test_an_optimizer_that_was_used_before_goes_back_to_there(tmp_path):
     for one in (model, loaded):
         fit(one)
         assert int(one.optimizer.iterations) == 4
-    assert same(*([np.array(w) for w in m.weights] for m in (model, loaded)))
+    assert same(arrays(model), arrays(loaded))
 
 
 def test_a_rate_that_came_with_the_best_weights_does_not_stay(tmp_path):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import BATCH, compiled, data, fit, mlp, same, some
+from small import BATCH, arrays, compiled, data, fit, mlp, same, some
 
 import keras_lottery
 from keras_lottery import LotteryTicketPruner
@@ -984,11 +984,11 @@ def test_other_backends_are_refused_by_name():
 def test_a_model_is_compiled_while_weights_are_lent():
     model = keras_lottery.wrap(compiled(mlp()))
     fit(model)
-    start = [np.array(w) for w in model.weights]
+    start = arrays(model)
     with model.lottery.trained():
         compiled(model, "adam", metrics=["accuracy"])
         model.evaluate(*data(), verbose=0)
-    assert same(start, [np.array(w) for w in model.weights])
+    assert same(start, arrays(model))
     fit(model)
     assert model.lottery.level == 2
 
@@ -997,7 +997,7 @@ def test_a_model_is_compiled_while_weights_are_lent():
 def test_after_nan_a_level_begins_again_where_it_began(rewind_to):
     optimizer = keras.optimizers.SGD(1e38)
     model = keras_lottery.wrap(compiled(mlp(), optimizer), rewind_to=rewind_to)
-    before = [np.array(w) for w in model.weights]
+    before = arrays(model)
     with pytest.warns(UserWarning) as caught:
         fit(model)
     told = " ".join(str(one.message) for one in caught)
@@ -1006,7 +1006,7 @@ def test_after_nan_a_level_begins_again_where_it_began(rewind_to):
     model.lottery.rewind()
     if rewind_to is None:
         model.set_weights(before)
-    assert same(before, [np.array(w) for w in model.weights])
+    assert same(before, arrays(model))
     fit(model)
     assert model.lottery.level == 1
 
