@@ -17,6 +17,7 @@ from keras_lottery.experiments.plan import Place
 from keras_lottery.experiments.progress import Silence
 from keras_lottery.experiments.results import from_csv
 from keras_lottery.experiments.run import Run
+from keras_lottery.processes import Serial
 
 
 def test_the_paper_s_recipe_fills_what_is_left_open():
@@ -372,6 +373,14 @@ def test_a_damaged_ticket_is_trained_again(whole, tmp_path):
 def test_a_wrong_number_of_workers_is_refused(tmp_path):
     with pytest.raises(ValueError, match="`workers` must be an integer"):
         SMALL.run(tmp_path / "run", workers=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_executor_beside_a_scheduler_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="give one"):
+        SMALL.run(
+            tmp_path / "run", executor=Serial(), scheduler="tcp://127.0.0.1:9"
+        )
     assert not (tmp_path / "run").exists()
 
 

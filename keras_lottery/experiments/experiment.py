@@ -160,6 +160,9 @@ class Experiment(Protocol):
     ):
         """Trains whatever of it is not in the run directory yet.
 
+        A run that is killed loses at most the trainings in progress; what was
+        trained is in `results.csv` a second later.
+
         Args:
             run_dir: str or path-like. The same experiment on the same
                 directory goes on where it was stopped. Defaults to
@@ -179,49 +182,35 @@ class Experiment(Protocol):
             `Results`: a list of `Result` by trial, arm and level.
 
         Raises:
-            ValueError: If the run directory holds another experiment.
+            ValueError: If the run directory holds another experiment, or
+                `executor` and `scheduler` are both given.
             RuntimeError: If another process runs in it.
         """
+        check_integer("workers", workers, minimum=1)
+        _check_has(
+            "executor", executor, "submit", "`concurrent.futures.Executor`"
+        )
+        _check_has("progress", progress, "begin", "`Progress`")
+        if None not in (executor, scheduler):
+            raise ValueError(
+                "`executor` and `scheduler` both say who trains: give one. "
+                f"Received: executor={executor!r}, scheduler={scheduler!r}"
+            )
+        run_dir = self.default_run_dir if run_dir is None else run_dir
+        directory = Run(run_dir)
         with contextlib.ExitStack() as stack:
             if scheduler is not None:
                 executor = stack.enter_context(Cluster(scheduler))
-            return _run(
-                self,
-                self.default_run_dir if run_dir is None else run_dir,
-                progress,
-                workers,
-                executor,
-                tensorboard_dir,
-                shared,
-            )
-
-
-def _run(
-    experiment,
-    run_dir,
-    progress,
-    workers,
-    executor,
-    tensorboard_dir,
-    shared,
-):
-    """Trains what is not there; the arguments are those of `Experiment.run`.
-
-    A run that is killed loses at most the trainings in progress; what was
-    trained is in `results.csv` a second later.
-    """
-    check_integer("workers", workers, minimum=1)
-    _check_has("executor", executor, "submit", "`concurrent.futures.Executor`")
-    _check_has("progress", progress, "begin", "`Progress`")
-    own = executor is None
-    if own:
-        executor = Serial() if workers == 1 else Processes(workers)
-    directory = Run(run_dir)
-    try:
-        with directory.lock(), directory.restored():
-            experiment.check_data()
+            elif executor is None:
+                executor = Serial() if workers == 1 else Processes(workers)
+                stack.callback(
+                    executor.shutdown, wait=False, cancel_futures=True
+                )
+            stack.enter_context(directory.lock())
+            stack.enter_context(directory.restored())
+            self.check_data()
             board = Board(tensorboard_dir) if tensorboard_dir else None
-            experiment, tickets = transfer.find(experiment)
+            experiment, tickets = transfer.find(self)
             sent = experiment
             if not getattr(executor, "shares_files", True):
                 # Where the data are on other machines, those know.
@@ -238,9 +227,6 @@ def _run(
                 Store(experiment, directory, shared),
                 board,
             ).run(executor)
-    finally:
-        if own:
-            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _check_has(name, value, method, kind):
