@@ -10,7 +10,10 @@ import numpy as np
 
 from keras_lottery import backend, rewinding
 from keras_lottery.checks import check_arguments, check_integer
-from keras_lottery.keras_internals import forget_initial_epoch
+from keras_lottery.keras_internals import (
+    forget_initial_epoch,
+    overridden_by,
+)
 from keras_lottery.optimizers import variables_of
 from keras_lottery.state import TRAINING
 
@@ -343,23 +346,6 @@ def takes_callbacks(fit):
 def _is_open_ended(parameters):
     kinds = [parameter.kind for parameter in parameters.values()]
     return inspect.Parameter.VAR_KEYWORD in kinds
-
-
-def overridden_by(model, method):
-    """Which class of the user's is in front of Keras with a method.
-
-    Args:
-        model: `keras.Model`, wrapped or not.
-        method: str, the name of a method that Keras defines.
-
-    Returns:
-        A str, the name of the class; `None` if the method is Keras' own.
-    """
-    for cls in type(model).__mro__:
-        package = cls.__module__.split(".")[0]
-        if method in vars(cls) and package != "keras_lottery":
-            return None if package == "keras" else cls.__name__
-    return None
 
 
 def with_callback(fit, callback, args, kwargs):

@@ -35,6 +35,8 @@ def write(path, header, arrays):
     entries, blobs = [], []
     for kind, name, array in arrays:
         array = np.asarray(array)
+        # The name of a dtype says nothing of the order of its bytes.
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
         blob = b""
         if array.dtype == bool:
             blob = masks.pack(array).tobytes()

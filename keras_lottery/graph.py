@@ -14,6 +14,7 @@ from keras_lottery.keras_internals import (
     nodes_in_order,
     operation_of,
 )
+from keras_lottery.normalization import refresh_statistics
 
 
 @dataclasses.dataclass(eq=False, frozen=True)
@@ -145,6 +146,7 @@ def rebuild(graph, make=None):
     for layer, weights in made.values():
         if weights:
             layer.set_weights(weights)
+        refresh_statistics([layer])
     outputs = _named(
         [tensors[edge] for edge in _flat(graph.outputs)], graph.output_names
     )

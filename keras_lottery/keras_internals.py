@@ -37,6 +37,25 @@ def sublayers(layer):
     return list(layer._layers)
 
 
+def overridden_by(model, method):
+    """Which class of the user's is in front of Keras with a method.
+
+    Nothing public says of a method whether it is Keras' own.
+
+    Args:
+        model: `keras.Model`, wrapped or not.
+        method: str, the name of a method that Keras defines.
+
+    Returns:
+        A str, the name of the class; `None` if the method is Keras' own.
+    """
+    for cls in type(model).__mro__:
+        package = cls.__module__.split(".")[0]
+        if method in vars(cls) and package != "keras_lottery":
+            return None if package == "keras" else cls.__name__
+    return None
+
+
 def build_for_training(model, batch):
     """Builds a model, its metrics and its optimizer, as `fit` does first.
 

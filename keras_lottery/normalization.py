@@ -1,4 +1,4 @@
-"""Batch normalisation in one operation, where the backend has one."""
+"""Batch normalisation in one operation, and statistics that were assigned."""
 
 import keras
 
@@ -31,3 +31,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return backend.normalize_batch(
             self, super().call, inputs, training=training, mask=mask
         )
+
+
+def refresh_statistics(layers):
+    """Lets layers compute by the statistics that were assigned to them.
+
+    `Normalization` computes by copies of its variables, which Keras renews
+    after `adapt` and after loading, but not when they are assigned.
+    """
+    for layer in layers:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()

@@ -86,9 +86,12 @@ def _mask_gradients(optimizer):
     apply = optimizer.apply
 
     def masked_apply(grads, trainable_variables=None):
-        variables = trainable_variables
+        grads, variables = list(grads), trainable_variables
         if variables is None:
             variables = internals.trained_variables(optimizer)
+            if len(grads) != len(variables):
+                # Keras says what is wrong.
+                return apply(grads)
         else:
             variables = trainable_variables = list(variables)
         grads = [mask_gradient(g, v) for g, v in zip(grads, variables)]

@@ -60,6 +60,7 @@ class Processes(concurrent.futures.Executor):
         self.attempts = attempts
         self._env = dict(env or {})
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._closed = False
         self._pools: dict[int, loky.ProcessPoolExecutor] = {}
         for slot, cores in enumerate(shares(workers)):
             self._pools[slot] = self._pool(cores)
@@ -78,6 +79,8 @@ class Processes(concurrent.futures.Executor):
         self, function: Callable[..., T], /, *args: Any, **kwargs: Any
     ) -> concurrent.futures.Future[T]:
         """See `concurrent.futures.Executor.submit`."""
+        if self._closed:
+            raise RuntimeError("After `shutdown` there are no more jobs.")
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         thread = threading.Thread(
             target=self._run, args=(future, function, args, kwargs), daemon=True
@@ -118,6 +121,9 @@ class Processes(concurrent.futures.Executor):
         self, wait: bool = True, *, cancel_futures: bool = False
     ) -> None:
         """Ends the processes, whatever they are doing."""
+        if self._closed:
+            return
+        self._closed = True
         if wait and not cancel_futures:
             for _ in self._pools:
                 self._free.get()

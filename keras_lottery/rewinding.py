@@ -18,6 +18,7 @@ from keras_lottery.checks import check_integer
 from keras_lottery.constraints import mask_of
 from keras_lottery.files import has_bits
 from keras_lottery.keras_internals import flatten_layers
+from keras_lottery.normalization import refresh_statistics
 from keras_lottery.scopes import unique_paths
 
 
@@ -145,6 +146,7 @@ class RewindPoint:
         for path, variable in model_state(model).items():
             mask, value = mask_of(variable), self.weights[path]
             variable.assign(value if mask is None else mask.select(value))
+        refresh_statistics(flatten_layers(model))
 
     def restore_optimizers(
         self, model: keras.Model, optimizers: dict[str, Any] | None = None
@@ -213,6 +215,7 @@ def assign_state(model, values):
     """Assigns what `copy_state` copied."""
     for path, variable in model_state(model).items():
         variable.assign(values[path])
+    refresh_statistics(flatten_layers(model))
 
 
 def path_with_nan(model):

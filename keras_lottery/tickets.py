@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from keras_lottery import display, files, patterns, schedules
 from keras_lottery import masks as masks_lib
+from keras_lottery.keras_internals import flatten_layers
+from keras_lottery.normalization import refresh_statistics
 from keras_lottery.rewinding import RewindPoint, model_state
 from keras_lottery.scopes import check_model, find_kernels
 
@@ -199,6 +201,7 @@ class Ticket:
         state = model_state(model)
         for place, array in self._trained_by_place(model).items():
             state[place].assign(array)
+        refresh_statistics(flatten_layers(model))
 
     def trained_weights(self, model: keras.Model) -> list[NDArray]:
         """What the ticket was trained to, as `model.get_weights()` lists it.

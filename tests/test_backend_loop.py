@@ -17,20 +17,21 @@ def data(examples, seed=0):
     return x, np.argmax(x[:, :3], axis=1).astype("int32")
 
 
-def dense():
+def dense(cls=keras.Sequential, rate=0.001, normalized=True):
     keras.utils.set_random_seed(1)
     layers = keras.layers
-    model = keras.Sequential(
+    between = [layers.BatchNormalization()] if normalized else []
+    model = cls(
         [
             keras.Input((6,)),
             layers.Dense(16, "relu"),
-            layers.BatchNormalization(),
+            *between,
             layers.Dense(3, "softmax"),
         ]
     )
-    model.compile(
-        "adam", "sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
+    optimizer = keras.optimizers.Adam(rate)
+    loss = "sparse_categorical_crossentropy"
+    model.compile(optimizer, loss, metrics=["accuracy"])
     return model
 
 
@@ -80,3 +81,31 @@ def test_evaluations_and_visits_between_steps_change_nothing(backend):
     loop_on(part, backend, STEPS).train(7, seed=3)
     for a, b in zip(visited, state(part)):
         np.testing.assert_array_equal(a, b)
+
+
+class OwnStep(keras.Sequential):
+    def train_step(self, *args, **kwargs):
+        return super().train_step(*args, **kwargs)
+
+
+def test_fit_keeps_the_weights_of_the_best_evaluation():
+    model = dense(OwnStep, rate=3.0)
+    training = loop_on(model, "fit").train(STEPS, seed=3)
+    assert training.early_stop_iteration < STEPS
+    found = model.get_weights()
+    kept = training.early_stop_weights
+    assert any((a != b).any() for a, b in zip(kept, found))
+    again = dense(OwnStep, rate=3.0)
+    loop_on(again, "fit").train(training.early_stop_iteration, seed=3)
+    for a, b in zip(kept, again.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_loss_is_that_of_keras_whatever_trains():
+    """Far outputs, of which some backends clip the probabilities."""
+    x, y = data(100)
+    model = dense(normalized=False)
+    model.set_weights([30 * weight for weight in model.get_weights()])
+    expected = model.evaluate(x, y, batch_size=100, verbose=0)[0]
+    found = loop_on(model, "auto").evaluate((x, y))[0]
+    assert found == pytest.approx(expected, rel=1e-5)

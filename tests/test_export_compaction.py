@@ -441,6 +441,22 @@ def test_a_wrapped_model_gives_a_plain_one(tmp_path):
         assert_same(model, keras.models.load_model(tmp_path / "m.keras"))
 
 
+def adapted():
+    normalization = layers.Normalization()
+    normalization.adapt(np.random.default_rng(0).normal(5, 3, (100, 6)))
+    return sequential((6,), normalization, *mlp().layers)
+
+
+def test_copies_and_tickets_bring_the_statistics_of_normalization():
+    model, other = keras_lottery.wrap(adapted()), adapted()
+    for variable in other.layers[0].variables[:2]:
+        variable.assign(keras.ops.ones_like(variable))
+    for copy in (compact(model).model, plain(model)):
+        assert_same(model, copy)
+    model.lottery.ticket().apply(other)
+    assert_same(model, other)
+
+
 class OwnCall(keras.Model):
     def call(self, inputs):
         return inputs

@@ -76,6 +76,13 @@ def test_small_floats(path, dtype):
     agree(files.read(path)[1], [("w", "a", array)])
 
 
+def test_bytes_in_another_order_are_the_same_numbers(path):
+    array = np.arange(3).astype(">f4")
+    files.write(path, {}, [("weight", "a", array)])
+    ((_, _, found),) = files.read(path)[1]
+    np.testing.assert_array_equal(found, array)
+
+
 def test_minus_zero_is_not_nothing(path):
     array = np.full(3, -0.0, "float32")
     files.write(path, {}, [("w", "a", array)])

@@ -111,6 +111,19 @@ def test_pruned_gradients_leave_nothing_behind(optimizer):
         assert (slot.numpy()[~MASK] == 0).all()
 
 
+@pytest.mark.parametrize("built", (False, True))
+def test_gradients_without_a_variable_are_refused_as_by_keras(built):
+    optimizer = optimizers.wrap_optimizer(keras.optimizers.SGD())
+    variables = [keras.Variable(np.ones(3)) for _ in range(2)]
+    if built:
+        optimizer.build(variables)
+    gradients = [keras.ops.ones(3)] * 3
+    with pytest.raises(ValueError, match="one-to-on" if built else "built"):
+        optimizer.apply(gradients)
+    for variable in variables:
+        assert (variable.numpy() == 1).all()
+
+
 def test_unwrapped_again_it_sees_all_gradients():
     optimizer = keras.optimizers.SGD(1.0)
     optimizers.wrap_optimizer(optimizer)

@@ -150,6 +150,15 @@ def test_a_process_ends_with_the_one_that_started_it():
     assert not psutil.pid_exists(pid)
 
 
+@pytest.mark.slow
+def test_an_executor_may_be_shut_down_twice_and_takes_no_more_jobs():
+    with Processes(1) as executor:
+        assert executor.submit(int, "3").result(60) == 3
+        executor.shutdown()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        executor.submit(int, "3")
+
+
 def test_without_affinity_every_core_counts(monkeypatch):
     class OfMacOS:
         pass

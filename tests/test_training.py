@@ -499,6 +499,13 @@ def test_unsupported_names_the_reason():
         ({"train": data()[0]}, "`train` must be a pair"),
         ({"validation": (data()[0], data()[1][:5])}, "lengths"),
         (
+            {"validation": data(30, (7,))},
+            r"`validation` must have the structure.*float32\(None, 6\)"
+            r".*Received.*float32\(None, 7\)",
+        ),
+        ({"test": ({"a": data()[0]}, data()[1])}, "`test` must have the"),
+        ({"test": (data()[0], data()[1] + 0.5)}, "`test` must have the"),
+        (
             {"model": compiled(OwnStep(dense_layers())), "backend": "xla"},
             '`backend` must be "fit", since OwnStep has a `train_step`',
         ),
@@ -513,3 +520,32 @@ def test_wrong_arguments_are_refused(kwargs, message):
 def test_wrong_start_is_refused():
     with pytest.raises(ValueError, match="start=5, iterations=5"):
         loop_on(dense()).train(5, seed=0, start=5)
+    with pytest.raises(ValueError, match="`iterations` must be an integer"):
+        loop_on(dense()).train(5.0, seed=0)
+
+
+@pytest.mark.parametrize("backend", (*BACKENDS, "sparse"))
+def test_all_sets_take_the_dtype_of_the_training_data(backend):
+    found = []
+    for dtype in ("int32", "int64", "float64"):
+        model, (x, y) = dense(), data(30, seed=1)
+        validation = x.astype("float64"), y.astype(dtype)
+        loop = Loop(model, data(), validation, None, BATCH, 5, backend=backend)
+        found.append(
+            [*loop.train(5, seed=0).val_loss, *loop.evaluate(validation)]
+        )
+    assert found[0] == found[1] == found[2]
+    with pytest.raises(ValueError, match="`data` must have the structure"):
+        loop.evaluate((x[:, :4], y))
+
+
+def test_a_model_that_is_compiled_again_has_its_backend_chosen_again():
+    loop = loop_on(dense(), "auto")
+    loop.train(5, seed=0)
+    assert loop.backend == "sparse_or_xla"
+    compiled(loop.model, "rmsprop")
+    loop.train(5, seed=0)
+    assert loop.backend == "xla"
+    compiled(loop.model, run_eagerly=True)
+    loop.train(5, seed=0)
+    assert loop.backend == "fit"

@@ -162,7 +162,7 @@ def test_no_clock_has_a_part_in_the_rule(monkeypatch):
         choice = loop.choose_backend()
     ruled = loop_tensorflow.by_rule(loop.model, np.zeros((1, 6)))
     assert ruled[0] == "xla"
-    assert choice == backends.with_sparse(ruled, loop.model)
+    assert choice == backends.with_sparse(ruled, loop.model, loop._train_data)
     assert choice[0] == loop.backend
 
 

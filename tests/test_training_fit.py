@@ -74,6 +74,48 @@ def test_it_ends_where_one_fit_on_the_same_batches_ends(model):
     assert_as_fit(model(), "fit", tolerance=1e-6)
 
 
+def two_outputs():
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((6,))
+    outputs = [
+        keras.layers.Dense(3, name=name)(inputs) for name in ("main", "aux")
+    ]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model = keras.Model(inputs, outputs)
+    model.compile("adam", [loss, loss], metrics=[["accuracy"], ["accuracy"]])
+    return model
+
+
+def test_of_several_accuracies_it_records_that_of_the_compiled_loop():
+    (x, y), curves = data(), []
+    both = x, (y, 2 - y)
+    for backend in ("graph", "fit"):
+        loop = Loop(two_outputs(), both, both, None, BATCH, 5, backend=backend)
+        curves.append(loop.train(20, seed=0).val_accuracy)
+    np.testing.assert_allclose(*curves)
+
+
+class OwnLoss(keras.Sequential):
+    """Its loss has no penalties of weights."""
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        losses = keras.losses.sparse_categorical_crossentropy(
+            y, y_pred, from_logits=True
+        )
+        return keras.ops.mean(losses)
+
+
+@pytest.mark.parametrize("backend", ("graph", "fit"))
+def test_nothing_is_taken_from_a_loss_of_the_models_own(backend):
+    decayed = keras.layers.Dense(3, kernel_regularizer=keras.regularizers.L2(1))
+    model = compiled(OwnLoss([keras.Input((6,)), decayed]))
+    loop = loop_on(model, backend)
+    expected = model.evaluate(*data(), verbose=0)[0]
+    assert loop.evaluate(data())[0] == pytest.approx(expected, rel=1e-5)
+
+
 def test_evaluations_between_steps_change_nothing():
     often, once = half(), half()
     runs = [

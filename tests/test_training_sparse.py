@@ -13,12 +13,14 @@ from small import some
 from test_training import restore, state
 
 import keras_lottery
+from keras_lottery.constraints import TicketMask
 from keras_lottery.training import Loop
 
 pytest.importorskip("numba")
 
 # ruff: noqa: E402
 from keras_lottery import keras_internals
+from keras_lottery.training import sparse_kernels as kernels
 from keras_lottery.training.sparse import SparseSteps
 
 BATCH, EXAMPLES, STEPS = 10, 60, 200
@@ -384,6 +386,82 @@ def test_labels_without_an_output_are_refused(adam):
     )
     with pytest.raises(ValueError, match="labels below 3"):
         loop.train(5, seed=0)
+
+
+STRUCTURES = {
+    "plain": lambda value: value,
+    "list": lambda value: [value],
+    "dict": lambda value: {"x": value},
+}
+
+
+def test_inputs_in_a_structure_of_one_are_taken():
+    (x, y), curves = data(), []
+    for structure in STRUCTURES.values():
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((2, 3), name="x")
+        outputs = keras.layers.Dense(3)(keras.layers.Flatten()(inputs))
+        model = keras.Model(structure(inputs), outputs)
+        model.compile("sgd", "mse")
+        examples = structure(x), np.eye(3)[y]
+        loop = Loop(model, examples, examples, None, BATCH, backend="sparse")
+        curves.append(loop.train(5, seed=0).val_loss)
+    assert curves[0] == curves[1] == curves[2]
+
+
+def test_targets_that_the_loss_broadcasts_are_left_to_keras():
+    x, y = data()
+    model = network()
+    model.compile("sgd", "mse")
+    sets = (x, y[:, None].astype("float32")), (x, y[:, None].astype("float32"))
+    loop = Loop(model, *sets, batch_size=BATCH)
+    loop.train(5, seed=0)
+    assert loop.backend == "xla"
+    with pytest.raises(ValueError, match=r"targets have the shape \(None, 1\)"):
+        Loop(model, *sets, batch_size=BATCH, backend="sparse").train(5, seed=0)
+
+
+def test_another_mask_of_a_bias_alone_counts():
+    model = Pair(keras.optimizers.SGD(0.1)).model
+    bias = model.layers[2].bias
+    bias.constraint = TicketMask((20,))
+    x, y = data()
+    loop = Loop(model, (x, y), (x, y), batch_size=BATCH, backend="sparse")
+    loop.train(5, seed=0)
+    mask = np.arange(20) % 2 == 0
+    bias.constraint.assign(mask)
+    bias.assign(np.where(mask, bias.numpy(), 0))
+    loop.train(10, seed=0, start=5)
+    assert not bias.numpy()[~mask].any() and bias.numpy()[mask].all()
+
+
+@pytest.mark.parametrize("threads", (1, 2))
+def test_an_interrupt_while_kernels_run_counts_their_steps(
+    adam, threads, monkeypatch
+):
+    adam.start(random_masks(0.5))
+    steps = SparseSteps(adam.model, BATCH, threads)
+    x, y = adam.loops["sparse"]._train_data
+    indices = np.arange(5 * BATCH, dtype="int32").reshape(5, BATCH) % len(x)
+    steps.load()
+    train = kernels.train
+
+    def interrupted(*arguments):
+        train(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kernels, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        steps.train(5, indices, (x, y))
+    steps.store()
+    ended = state(adam.model)
+    monkeypatch.undo()
+    adam.start(random_masks(0.5))
+    steps.load()
+    steps.train(5, indices, (x, y))
+    steps.store()
+    for a, b in zip(ended, state(adam.model), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_an_interrupted_training_leaves_what_it_came_to(adam):

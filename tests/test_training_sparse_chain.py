@@ -112,6 +112,12 @@ REFUSED = {
     "`compute_loss` of its own": lambda: compiled(
         OwnLoss([keras.Input((4,)), dense()])
     ),
+    "takes int32": lambda: compiled(
+        keras.Sequential([keras.Input((4,), dtype="int32"), dense()])
+    ),
+    "follows softmax": lambda: made_of(
+        dense(activation="softmax"), layers.Flatten(), loss=SCCE()
+    ),
     "is not trained": frozen,
     "the class MaxNorm": lambda: made_of(clipped_weights()),
     "the class OrthogonalRegularizer": lambda: made_of(

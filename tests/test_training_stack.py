@@ -164,6 +164,16 @@ def test_one_that_diverges_ends_and_the_others_go_on():
 
 
 @needs_stacks
+def test_what_a_loop_refuses_is_refused():
+    with pytest.raises(ValueError, match="`batch_size` must be at most"):
+        Stack(dense(0), [sets(0)], 2, 51, EVERY, "val_loss")
+    model = keras.models.clone_model(dense(0))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="needs a model compiled"):
+        Stack(model, [sets(0)], 2, BATCH, EVERY, "val_accuracy")
+
+
+@needs_stacks
 def test_a_model_with_a_step_of_its_own_is_refused():
     class Own(keras.Sequential):
         def train_step(self, state, data):

@@ -157,7 +157,14 @@ def is_accuracy(name):
 
 
 def penalties(model):
-    """What the regularizer of each trainable weight adds to the loss."""
+    """What the regularizer of each trainable weight adds to the loss.
+
+    Nothing where a method of the user's computes the loss, of which nobody
+    knows what is in it.
+    """
+    for method in ("test_step", "compute_loss"):
+        if keras_internals.overridden_by(model, method):
+            return
     for variable in model.trainable_weights:
         if variable.regularizer is not None:
             yield variable.regularizer(variable)

@@ -32,12 +32,15 @@ class KeptWeights:
 
     def __init__(self, variables):
         self._variables = variables
-        self._copies = [variable.value for variable in variables]
+        self.keep()
 
     def keep(self):
         """Keeps the values that the variables have now."""
-        # An array of JAX is never changed.
-        self._copies = [variable.value for variable in self._variables]
+        # Keras' `fit` gives the arrays of variables to its next step to use.
+        self._copies = [
+            jax.numpy.array(variable.value, copy=True)
+            for variable in self._variables
+        ]
 
     def fetch(self):
         """List of arrays, the values that were kept last."""

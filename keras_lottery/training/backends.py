@@ -60,14 +60,15 @@ LANES = 64
 # Sparse kernels.
 
 
-def sparse_unsupported(model):
+def sparse_unsupported(model, data):
     """Why sparse kernels do not train a model: a str, or `None` if they do.
 
     Args:
         model: `keras.Model`, compiled, its metrics and optimizer built.
+        data: Pair of inputs and targets, as tensors, to train on.
     """
     try:
-        chain_of(model)
+        chain_of(model).check_targets(data[1])
         # Asked last: it takes a second.
         import numba  # noqa: F401
     except Unsupported as reason:
@@ -77,19 +78,20 @@ def sparse_unsupported(model):
     return None
 
 
-def with_sparse(choice, model):
+def with_sparse(choice, model, data):
     """A dense choice, and where sparse kernels can take its place.
 
     Args:
         choice: Pair of str, a compiled backend and why.
         model: `keras.Model`, as in `sparse_unsupported`.
+        data: Pair of inputs and targets, likewise.
 
     Returns:
         Pair of str: `"sparse_or_"` and the backend, or the backend alone, and
         why.
     """
     name, why = choice
-    reason = sparse_unsupported(model)
+    reason = sparse_unsupported(model, data)
     if reason:
         return name, f"{why}; not by sparse kernels, since {reason}"
     return OR + name, f"{why}; sparse kernels are faster at low density"

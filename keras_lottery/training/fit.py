@@ -13,7 +13,7 @@ from keras_lottery.backend.common import (
     loss_and_accuracy,
     penalty,
 )
-from keras_lottery.callbacks import overridden_by
+from keras_lottery.keras_internals import overridden_by
 
 # The seconds between two reports of progress.
 _PROGRESS_EVERY = 0.5
@@ -115,17 +115,18 @@ class FitSteps(ModelSteps):
                 `(batches, batch_size, ...)` each.
 
         Returns:
-            Pair of floats, the loss and the accuracy over all blocks. The
-            loss is without penalties of weights, but for a model with a
-            `test_step` of its own, of which it is whatever that says.
+            Pair of floats, the loss without penalties of weights and the
+            accuracy, over all blocks.
         """
         batches = loop.batches_of_blocks(blocks)
         results = self._model.evaluate(batches, verbose=0, return_dict=True)
+        # Those are sorted by name, and these as they were compiled.
+        names = dict.fromkeys([*self._model.get_metrics_result(), *results])
         self._model.reset_metrics()
-        loss, accuracy = loss_and_accuracy(results)
-        if not overridden_by(self._model, "test_step"):
-            loss -= penalty(self._model)
-        return loss, accuracy
+        loss, accuracy = loss_and_accuracy(
+            {name: results[name] for name in names if name in results}
+        )
+        return loss - penalty(self._model), accuracy
 
 
 def _paused(model):

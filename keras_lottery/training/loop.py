@@ -56,7 +56,7 @@ class Loop:
         train: Pair `(x, y)` of arrays, or nested structures of arrays, with
             the examples on the first axis. Floats are cast to
             `keras.config.floatx()`, as `fit` does.
-        validation: Pair `(x, y)`, likewise.
+        validation: Pair `(x, y)`, likewise, of examples like those.
         test: Pair `(x, y)`, likewise, for `evaluate("test")`. Defaults to
             `None`.
         batch_size: Integer, examples per step. Defaults to 60.
@@ -73,7 +73,8 @@ class Loop:
 
     Attributes:
         backend: The argument; from the first training or evaluation on, the
-            backend that was chosen.
+            backend that was chosen. A model that is compiled again has it
+            chosen again.
 
     Raises:
         ValueError: If an argument is out of range, or names a compiled
@@ -114,16 +115,10 @@ class Loop:
         self.batch_size = check_integer("batch_size", batch_size, 1)
         self.eval_every = check_integer("eval_every", eval_every, 1)
         self.early_stop_metric = early_stop_metric
-        self.backend = backend
+        self._asked = backend
         self._compiled, self._compiled_for = {}, None
         self.set_data(train, validation, test)
-        self._must_fit = fit.unsupported(model, *train)
-        if self._must_fit and backend not in ("auto", "measure", "fit"):
-            raise ValueError(
-                f'`backend` must be "fit", since {self._must_fit}. '
-                f"Received: backend={backend!r}"
-            )
-        self._choice = None
+        self._forget_choice()
         self._call_length = 1
 
     def set_data(self, train, validation, test=None):
@@ -142,15 +137,13 @@ class Loop:
         if test is None:
             del sets["test"]
         sizes = {name: _check_data(name, data) for name, data in sets.items()}
-        if self.batch_size > sizes["train"]:
-            raise ValueError(
-                "`batch_size` must be at most the number of training examples, "
-                f"{sizes['train']}. Received: batch_size={self.batch_size}"
-            )
+        check_batch_size(self.batch_size, sizes["train"])
         # Sparse kernels remember arrays; nothing is compiled for them here.
         self._compiled.pop(backends.SPARSE, None)
-        sets = {name: _on_device(data) for name, data in sets.items()}
-        self._size, self._train_data = sizes["train"], sets["train"]
+        self._size, self._train_data = sizes["train"], _on_device(train)
+        sets = {
+            name: self._like_train(name, data) for name, data in sets.items()
+        }
         self._blocks = {
             name: into_blocks(data, EVALUATION_BATCH)
             for name, data in sets.items()
@@ -176,18 +169,21 @@ class Loop:
                 or more often, between steps. Defaults to `None`.
             visits: dict, iteration -> callable without arguments, called when
                 exactly so many steps were made, such as to capture a rewind
-                point. Defaults to `None`.
+                point. It finds the state of training in the model, and must
+                not change it. Defaults to `None`.
 
         Returns:
             A `Training`.
         """
-        if not 0 <= start < iterations:
+        iterations = check_integer("iterations", iterations, 1)
+        start = check_integer("start", start, 0)
+        if start >= iterations:
             raise ValueError(
-                "`start` must be at least 0 and less than `iterations`. "
+                "`start` must be less than `iterations`. "
                 f"Received: start={start}, iterations={iterations}"
             )
         self._begin(masked=True)
-        self._check_metric()
+        check_metric(self.model, self.early_stop_metric)
         self.model.reset_metrics()
         recorder = Recorder(self.early_stop_metric, self._steps.kept)
         visits = visits or {}
@@ -222,7 +218,8 @@ class Loop:
 
         But for the penalty of weight decay, which is no part of the loss
         here: it falls with every weight that is pruned, and losses of
-        different densities could not be compared.
+        different densities could not be compared. The loss of a model with a
+        `compute_loss` or `test_step` of its own is whatever that says.
 
         Args:
             data: `"train"`, `"validation"` or `"test"`, or a pair `(x, y)` of
@@ -280,7 +277,7 @@ class Loop:
                 self.model, self._steps_on, data, shape
             )
         if self.backend.startswith(backends.SPARSE):
-            reason = backends.sparse_unsupported(self.model)
+            reason = backends.sparse_unsupported(self.model, data)
             if reason:
                 raise ValueError(
                     "`backend` must be one without sparse kernels, since "
@@ -294,7 +291,7 @@ class Loop:
             self._steps_on(name), data, shape
         ):
             choice = plain, "XLA cannot compile its training step"
-        return backends.with_sparse(choice, self.model)
+        return backends.with_sparse(choice, self.model, data)
 
     def backend_for(self, kept=None):
         """What trains the model at the density of its masks.
@@ -315,21 +312,23 @@ class Loop:
         self._steps = self._steps_on(self.backend_for())
         self._steps.load(masked)
 
-    def _check_metric(self):
-        if self.early_stop_metric != "val_accuracy":
-            return
-        names = list(self.model.get_metrics_result())
-        if not any(map(is_accuracy, names)):
+    def _like_train(self, name, data):
+        """Data on the device, each array of the dtype of its training data."""
+        data = _on_device(data)
+        try:
+            return keras.tree.map_structure(_like, self._train_data, data)
+        except (TypeError, ValueError):
             raise ValueError(
-                '`early_stop_metric="val_accuracy"` needs a model compiled '
-                "with an accuracy metric. "
-                f"Received: a model with metrics {names}"
-            )
+                f"`{name}` must have the structure, the shapes and the dtypes "
+                f"of the training data, {_shapes(self._train_data)}. "
+                f"Received: {name} of {_shapes(data)}"
+            ) from None
 
     def _blocks_of(self, data):
         if not isinstance(data, str):
             _check_data("data", data)
-            return into_blocks(_on_device(data), EVALUATION_BATCH)
+            data = self._like_train("data", data)
+            return into_blocks(data, EVALUATION_BATCH)
         check_choice("data", data, self._blocks)
         return self._blocks[data]
 
@@ -390,11 +389,43 @@ class Loop:
             keras_internals.build_for_training(self.model, batch)
         # Holding the parts keeps their ids from being used again.
         self._compiled, self._compiled_for = {}, _compiled_parts(self.model)
+        self._forget_choice()
+
+    def _forget_choice(self):
+        """Lets the backend be chosen again, for the model as it is now."""
+        self._choice, self.backend = None, self._asked
+        self._must_fit = fit.unsupported(self.model, *self._train_data)
+        if self._must_fit and self._asked not in ("auto", "measure", "fit"):
+            raise ValueError(
+                f'`backend` must be "fit", since {self._must_fit}. '
+                f"Received: backend={self._asked!r}"
+            )
 
     def _is_as_compiled(self):
         before, now = self._compiled_for, _compiled_parts(self.model)
         return before is not None and list(map(id, before)) == list(
             map(id, now)
+        )
+
+
+def check_batch_size(batch_size, examples):
+    """Refuses batches larger than the training set."""
+    if batch_size > examples:
+        raise ValueError(
+            "`batch_size` must be at most the number of training examples, "
+            f"{examples}. Received: batch_size={batch_size}"
+        )
+
+
+def check_metric(model, early_stop_metric):
+    """Refuses a metric of early stopping that a model does not measure."""
+    if early_stop_metric != "val_accuracy":
+        return
+    names = list(model.get_metrics_result())
+    if not any(map(is_accuracy, names)):
+        raise ValueError(
+            '`early_stop_metric="val_accuracy"` needs a model compiled '
+            f"with an accuracy metric. Received: a model with metrics {names}"
         )
 
 
@@ -416,6 +447,29 @@ def _check_data(name, data):
 
 def _on_device(data):
     return keras.tree.map_structure(on_device, tuple(data))
+
+
+def _like(example, tensor):
+    """A tensor in the dtype of another, if it has such examples."""
+    if example.shape[1:] != tensor.shape[1:]:
+        raise ValueError("another shape")
+    if example.dtype == tensor.dtype:
+        return tensor
+    like = keras.ops.cast(tensor, example.dtype)
+    exact = keras.ops.all(keras.ops.cast(like, tensor.dtype) == tensor)
+    if "float" not in keras.backend.standardize_dtype(like.dtype) and not exact:
+        raise ValueError("numbers that the dtype does not hold")
+    return like
+
+
+def _shapes(data):
+    """The shapes and dtypes of data, for a message."""
+    return keras.tree.map_structure(
+        lambda t: (
+            f"{keras.backend.standardize_dtype(t.dtype)}{(None, *t.shape[1:])}"
+        ),
+        data,
+    )
 
 
 def _compiled_parts(model):

@@ -65,7 +65,7 @@ class SparseSteps(ModelSteps):
         self._model, self._batch_size = model, batch_size
         self._chain = chain_of(model)
         self._threads = threads
-        self._masks = self._best = None
+        self._laid_out_for = self._best = None
         self._arrays, self._schedule = [], np.zeros(0)
         self._recipe = _recipe(self._chain, model.optimizer)
         self._pool = None
@@ -84,9 +84,10 @@ class SparseSteps(ModelSteps):
         masks = [_mask(weight) for weight in weights]
         if not masked:
             masks = [m | (w.numpy() != 0) for m, w in zip(masks, weights)]
-        if not self._is_for(masks):
-            self._masks = masks
-            self._lay_out()
+        biases = [_bias_mask(link.layer) for link in self._chain.links]
+        if not self._is_for(masks + biases):
+            self._laid_out_for, self._masks = masks + biases, masks
+            self._lay_out(biases)
         optimizer, state = self._model.optimizer, self._state
         self._read(state.theta, lambda variable: variable)
         for array, slots in zip((state.first, state.second), self._slots()):
@@ -99,6 +100,9 @@ class SparseSteps(ModelSteps):
 
     def store(self):
         """Gives the model's variables the state that was trained."""
+        if self._laid_out_for is None:
+            # Interrupted between two threads: it is none.
+            return
         optimizer, state = self._model.optimizer, self._state
         for variable, value in self._dense(state.theta):
             variable.assign(value)
@@ -125,8 +129,8 @@ class SparseSteps(ModelSteps):
         ]
 
     def _is_for(self, masks):
-        return self._masks is not None and all(
-            np.array_equal(a, b) for a, b in zip(masks, self._masks)
+        return self._laid_out_for is not None and all(
+            np.array_equal(a, b) for a, b in zip(masks, self._laid_out_for)
         )
 
     def _slots(self):
@@ -156,10 +160,12 @@ class SparseSteps(ModelSteps):
             value[places] = array[where]
             yield variable, value.reshape(variable.shape)
 
-    def _lay_out(self):
+    def _lay_out(self, biases):
         """Makes all arrays for the masks as they are."""
         dtype, units = np.dtype(self._chain.dtype), self._chain.units
-        self._network, self._layout, size = _network(self._chain, self._masks)
+        self._network, self._layout, size = _network(
+            self._chain, self._masks, biases
+        )
         state = [aligned(size, dtype) for _ in range(4)]
         self._state = kernels.State(*state)
         threads = self._threads_for(self._batch_size)
@@ -200,24 +206,27 @@ class SparseSteps(ModelSteps):
         rows = indices[:count]
         rows = np.concatenate([rows, np.repeat(rows[:, :1], fill, 1)], 1)
         rates, alphas = self._rates(count)
-        losses = self._in_threads(
-            lambda thread: kernels.train(
-                thread,
-                self._network,
-                self._shares,
-                self._recipe,
-                self._state,
-                self._buffers,
-                x,
-                targets,
-                rows,
-                batch,
-                rates,
-                alphas,
-            ),
-            self._shares.outputs.shape[1] - 1,
-        )
-        self._iteration += count
+        try:
+            losses = self._in_threads(
+                lambda thread: kernels.train(
+                    thread,
+                    self._network,
+                    self._shares,
+                    self._recipe,
+                    self._state,
+                    self._buffers,
+                    x,
+                    targets,
+                    rows,
+                    batch,
+                    rates,
+                    alphas,
+                ),
+                self._shares.outputs.shape[1] - 1,
+            )
+        finally:
+            # Interrupted, it returns when the steps were made.
+            self._iteration += count
         self._loss += losses[0]
         self._count += count
         return self._loss / self._count
@@ -283,7 +292,7 @@ class SparseSteps(ModelSteps):
             if len(futures) < threads:
                 # None may wait for those that will not come.
                 self._shares.counter[0] = _ENDED
-                self._masks = None
+                self._laid_out_for = None
             concurrent.futures.wait(futures)
             raise
 
@@ -347,6 +356,7 @@ class SparseSteps(ModelSteps):
 
     def _make_arrays(self, inputs, targets, parts):
         chain, units = self._chain, self._chain.units
+        (inputs,), (targets,) = map(keras.tree.flatten, (inputs, targets))
         size = math.prod(inputs.shape[:parts])
         if chain.rescalings:
             inputs = keras.ops.reshape(inputs, (size, *inputs.shape[parts:]))
@@ -356,13 +366,10 @@ class SparseSteps(ModelSteps):
         y = _as_array(targets).reshape(size, -1)
         labels = chain.loss == "sparse_softmax"
         y = y.astype(np.int32 if labels else chain.dtype)
-        if y.shape[1] != (1 if labels else units[-1]) or (
-            labels and not (0 <= y.min() and y.max() < units[-1])
-        ):
+        if labels and not (0 <= y.min() and y.max() < units[-1]):
             raise ValueError(
                 "Targets must fit the model's outputs: labels below "
-                f"{units[-1]}, or as many numbers. Received: targets of shape "
-                f"{tuple(targets.shape)} from {y.min()} to {y.max()}"
+                f"{units[-1]}. Received: labels from {y.min()} to {y.max()}"
             )
         if parts == 1:
             return x, y
@@ -406,6 +413,13 @@ def _mask(variable):
     return np.ones(variable.shape, bool) if mask is None else mask.numpy()
 
 
+def _bias_mask(layer):
+    """The mask of a layer's bias; none of it where it has none."""
+    if layer.bias is None:
+        return np.zeros(layer.units, bool)
+    return _mask(layer.bias)
+
+
 def _index(optimizer, variable):
     return internals.variable_index(optimizer, variable)
 
@@ -424,12 +438,13 @@ def _starts(counts):
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _network(chain, masks):
+def _network(chain, masks, biases):
     """The arrays of a network.
 
     Args:
         chain: `Chain`.
         masks: list of boolean arrays, those of the kernels.
+        biases: list of boolean arrays, those of the biases.
 
     Returns:
         A tuple: `Network`; for each layer a tuple of two slices, where its
@@ -451,12 +466,6 @@ def _network(chain, masks):
         in_rows.append(outputs[order])
         in_places.append(size + order)
         size, in_size = bias.stop, in_size + len(inputs)
-    biased = [
-        np.zeros(mask.shape[1], bool)
-        if link.layer.bias is None
-        else _mask(link.layer.bias)
-        for link, mask in zip(chain.links, masks)
-    ]
     network = kernels.Network(
         np.array(units),
         _starts(units),
@@ -464,7 +473,7 @@ def _network(chain, masks):
         _starts([len(part) for part in starts]),
         np.concatenate(columns).astype(np.int32),
         np.array([bias.start for _, bias, _ in layout]),
-        np.concatenate(biased),
+        np.concatenate(biases),
         np.concatenate(in_starts),
         _starts([len(part) for part in in_starts]),
         np.concatenate(in_rows).astype(np.int32),

@@ -6,6 +6,7 @@ is not is named, and such a model is trained by a dense backend.
 """
 
 import dataclasses
+import math
 
 import keras
 from keras import activations, layers, losses, metrics, optimizers
@@ -109,6 +110,19 @@ class Chain:
         kernels = [link.layer.kernel for link in self.links]
         return [kernels[0].shape[0], *(kernel.shape[1] for kernel in kernels)]
 
+    @property
+    def numbers(self):
+        """How many numbers the target of an example has."""
+        return 1 if self.loss == "sparse_softmax" else self.units[-1]
+
+    def check_targets(self, targets):
+        """Refuses targets that the loss would broadcast."""
+        (targets,) = keras.tree.flatten(targets)
+        if math.prod(targets.shape[1:]) != self.numbers:
+            raise Unsupported(
+                f"its targets have the shape {(None, *targets.shape[1:])}"
+            )
+
 
 def chain_of(model):
     """What a model is to the sparse backend.
@@ -134,12 +148,16 @@ def chain_of(model):
     if accuracy == "threshold":
         accuracy, threshold = "threshold", _accuracy(model).threshold
     if last.activation == _UNDONE.get(loss):
+        _check_logits_are_found()
         if last.activation == "sigmoid" and threshold != 0.5:
             raise Unsupported(f"its accuracy has the threshold {threshold}")
         threshold = 0.0 if last.activation == "sigmoid" else threshold
         last.activation = "linear"
     elif loss != "squared" and not _from_logits(model):
         raise Unsupported("its loss takes other outputs than logits")
+    elif loss == "softmax" and keras.backend.backend() != "tensorflow":
+        # The gradients differ where targets do not add up to 1.
+        raise Unsupported("its targets need not be one class")
     elif loss != "squared" and last.activation != "linear":
         raise Unsupported(f"its loss follows the activation {last.activation}")
     for link in links:
@@ -149,6 +167,12 @@ def chain_of(model):
         raise Unsupported(f"its accuracy is {type(_accuracy(model)).__name__}")
     _check_optimizer(model.optimizer)
     return Chain(rescalings, links, loss, accuracy, threshold, dtypes.pop())
+
+
+def _check_logits_are_found():
+    if keras.backend.backend() != "tensorflow":
+        # Elsewhere it clips probabilities and takes their logarithm.
+        raise Unsupported("Keras computes its loss from probabilities")
 
 
 def _check_device(model):
@@ -196,7 +220,13 @@ def _take(layer, output, rescalings, links):
         _activate(layer.activation, links, layer)
     elif kind is layers.Rescaling and not links:
         rescalings.append(layer)
-    elif kind in (layers.InputLayer, layers.Flatten, layers.Identity):
+    elif kind is layers.InputLayer:
+        if "float" not in output.dtype:
+            raise Unsupported(f"{layer.name} takes {output.dtype}")
+    elif kind is layers.Flatten and _may_be_undone(links):
+        # Keras would find the logits no more.
+        raise Unsupported(f"{layer.name} follows {links[-1].activation}")
+    elif kind in (layers.Flatten, layers.Identity):
         return
     elif kind is layers.Dropout:
         if layer.rate:
@@ -219,6 +249,10 @@ def _take(layer, output, rescalings, links):
         _set_activation(links, "softmax", 0.0, layer)
     else:
         raise Unsupported(f"it has a layer of the class {kind.__name__}")
+
+
+def _may_be_undone(links):
+    return bool(links) and links[-1].activation in _UNDONE.values()
 
 
 def _activate(function, links, layer):

@@ -11,7 +11,12 @@ from keras_lottery.checks import check_integer
 from keras_lottery.keras_internals import build_for_training
 from keras_lottery.training.batches import batch_indices, into_blocks
 from keras_lottery.training.fit import unsupported
-from keras_lottery.training.loop import EVALUATION_BATCH, LONGEST_CALL
+from keras_lottery.training.loop import (
+    EVALUATION_BATCH,
+    LONGEST_CALL,
+    check_batch_size,
+    check_metric,
+)
 from keras_lottery.training.recording import Recorder
 
 
@@ -39,7 +44,8 @@ class Stack:
         early_stop_metric: As in `Loop`.
 
     Raises:
-        ValueError: If the model cannot be trained by the compiled loop.
+        ValueError: If the model cannot be trained by the compiled loop, or
+            an argument does not fit the model and the data.
     """
 
     def __init__(
@@ -54,6 +60,8 @@ class Stack:
             raise ValueError(
                 f"`stack` must be 1, since {reason}. Received: stack={height}"
             )
+        self._size = len(keras.tree.flatten(sets[0]["train"])[0])
+        check_batch_size(batch_size, self._size)
         on_devices = [
             {
                 name: keras.tree.map_structure(on_device, tuple(pair))
@@ -67,13 +75,13 @@ class Stack:
             )
             for name in sets[0]
         }
-        self._size = len(keras.tree.flatten(sets[0]["train"])[0])
         few = keras.tree.map_structure(
             lambda leaf: leaf[:batch_size], on_devices[0]["train"]
         )
         # Every variable is created now: compiled functions must not do it.
         with backend.outside_graphs(model):
             build_for_training(model, few)
+        check_metric(model, early_stop_metric)
         train = stacks.stack([data["train"] for data in on_devices])
         self.steps = stacks.StackedSteps(model, train, blocks)
         self._call_length = 1
