@@ -167,7 +167,13 @@ def test_one_that_diverges_ends_and_the_others_go_on():
 def test_what_a_loop_refuses_is_refused():
     with pytest.raises(ValueError, match="`batch_size` must be at most"):
         Stack(dense(0), [sets(0)], 2, 51, EVERY, "val_loss")
-    model = keras.models.clone_model(dense(0))
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3, "softmax"),
+        ]
+    )
     model.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match="needs a model compiled"):
         Stack(model, [sets(0)], 2, BATCH, EVERY, "val_accuracy")
