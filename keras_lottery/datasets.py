@@ -175,7 +175,7 @@ class Arrays:
 
     @property
     def classes(self):
-        """One more than the largest label; `None` if y is not of labels."""
+        """One more than the largest label; `None` if y is not of integers."""
         leaves = keras.tree.flatten((self._train[1], self._test[1]))
         if any(leaf.dtype.kind not in "iu" for leaf in leaves):
             return None
@@ -187,7 +187,10 @@ class Arrays:
         digest = hashlib.sha256(repr(self.validation).encode())
         for leaf in keras.tree.flatten((self._train, self._test)):
             digest.update(f"{leaf.dtype} {leaf.shape}".encode())
-            digest.update(np.ascontiguousarray(leaf).data)
+            if leaf.dtype.kind == "O":
+                # What is in memory of text are addresses.
+                leaf = leaf.astype(str)
+            digest.update(leaf.tobytes())
         return digest.hexdigest()[:32]
 
     def __eq__(self, other):
@@ -270,9 +273,12 @@ def _check_values(name, part, leaf):
             f"`{name}` must hold real numbers in {part}. Received: {part} of "
             f"dtype {leaf.dtype}{advice}"
         )
-    if leaf.dtype.kind != "f" or np.isfinite(leaf).all():
+    if leaf.dtype.kind not in "fV":
         return
-    bad = np.flatnonzero(~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1))
+    finite = np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1)
+    if finite.all():
+        return
+    bad = np.flatnonzero(~finite)
     raise ValueError(
         f"`{name}` must hold finite numbers in {part}. Received: {part} with "
         f"NaN or infinity in {len(bad):,} of {len(leaf):,} examples, the "

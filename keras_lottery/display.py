@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
+
 from keras_lottery import masks as masks_lib
 
 _BLUE, _GREY = "#2b86d9", "rgba(127, 127, 127, 0.25)"
@@ -75,7 +77,7 @@ def levels_html(levels: Sequence[Any]) -> str:
 
 
 def _levels_table(levels):
-    first = levels[0].metrics
+    first = _scalars(levels[0])
     names = [n for n in _DRAWN if n in first]
     names += [n for n in first if n not in names and n != "learning_rate"]
     # Three metrics fit a terminal.
@@ -93,8 +95,13 @@ def _levels_table(levels):
     return head, rows
 
 
+def _scalars(level):
+    """The metrics that are one number, not one for each class."""
+    return {n: v for n, v in level.metrics.items() if np.ndim(v) == 0}
+
+
 def _drawn_metric(levels):
-    there = levels[0].metrics
+    there = _scalars(levels[0])
     return next((n for n in _DRAWN if n in there), next(iter(there), ""))
 
 
@@ -300,6 +307,8 @@ def chart(lines: Lines, label: str) -> str:
         across = (-math.log(x) - min(xs)) / (max(xs) - min(xs))
         return 60 + 320 * across, 20 + 100 * (high - y) / span
 
+    # The legend has a line for each.
+    height = max(146, 30 + 16 * len(lines))
     drawn = []
     for i, (name, line) in enumerate(lines.items()):
         colour = _COLOURS[i % len(_COLOURS)]
@@ -328,7 +337,8 @@ def chart(lines: Lines, label: str) -> str:
     ]
     frame = f'<path d="M60 20V125H380" fill="none" stroke="{_GREY}"/>'
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 500 146" '
+        '<svg xmlns="http://www.w3.org/2000/svg" '
+        f'viewBox="0 0 500 {height}" '
         'width="500" style="max-width: 100%; height: auto" role="img" '
         f'aria-label="{escape(label)} over density" font-size="11" '
         f'font-family="sans-serif">{frame}{"".join(drawn)}</svg>'

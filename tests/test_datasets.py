@@ -213,6 +213,24 @@ def test_arrays_that_cannot_be_trained_on_are_refused(x, y, message):
             datasets.Arrays(**{"test": (x, y), **parts})
 
 
+@pytest.mark.parametrize("dtype", ("bfloat16", "float32"))
+def test_numbers_of_every_kind_must_be_finite(dtype):
+    x = with_one(np.nan).astype(np.dtype(dtype))
+    with pytest.raises(ValueError, match="finite numbers in x.*1 of 20.*dex 3"):
+        datasets.Arrays((x, np.zeros(20)), (x, np.zeros(20)))
+
+
+@pytest.mark.parametrize("dtype", (object, "U5", "bfloat16"))
+def test_a_fingerprint_is_of_values_and_not_of_addresses(dtype):
+    numbers = np.arange(20).astype("float32")
+    text = dtype in (object, "U5")
+    found = set()
+    for shift in (0, 0, 1):
+        x = (numbers + shift).astype(str if text else dtype).astype(dtype)
+        found.add(datasets.Arrays((x, numbers), (x, numbers)).fingerprint)
+    assert len(found) == 2
+
+
 def test_the_advice_on_a_dataset_makes_arrays_of_it():
     x, y = np.arange(40.0).reshape(20, 2), np.arange(20)
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(6)

@@ -183,3 +183,27 @@ def test_progress_needs_a_terminal_elsewhere():
     progress = Progress(stream)
     progress.begin(2, 100)
     assert progress._bar.disable
+
+
+def test_a_metric_of_each_class_is_left_out():
+    model = compiled(mlp(), metrics=["accuracy"])
+    model.compile(
+        "adam",
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.F1Score()],
+    )
+    x, y = data()
+    model = keras_lottery.wrap(model, rate=0.5)
+    model.lottery.find(x, np.eye(3)[y], rounds=1, verbose=0)
+    levels = model.lottery.levels
+    assert np.ndim(levels[0].metrics["f1_score"]) == 1
+    assert "loss" in repr(levels) and "f1_score" not in repr(levels)
+    parsed(levels._repr_html_())
+
+
+def test_a_chart_has_room_for_its_legend():
+    lines = {str(i): [(1.0, 0.5), (0.5, i)] for i in range(12)}
+    svg = parsed(display.chart(lines, "x"))
+    height = float(svg.attrib["viewBox"].split()[-1])
+    rows = svg.iter("{http://www.w3.org/2000/svg}text")
+    assert all(float(row.attrib["y"]) < height for row in rows)

@@ -113,8 +113,9 @@ def test_the_line_ends_at_both_trainings(run):
     assert [(b.arm, b.level) for b in measured] == [
         (arm, level) for arm in ARMS for level in (0, 1)
     ]
-    for one, result in zip(measured, run[1], strict=True):
-        line = run[0].load_line(result)
+    lines = list(run[0].load_lines())
+    assert [result for result, _ in lines] == run[0].results
+    for one, (result, line) in zip(measured, lines, strict=True):
         assert line.shape == (30,)
         final = 1 - result.final_test_accuracy
         assert line[0] == one.first_error == pytest.approx(final, abs=1e-6)

@@ -217,6 +217,10 @@ def test_wrong_models_are_refused_before_anything_is_trained(tmp_path):
         small(lambda: None).run(tmp_path / "none")
     with pytest.raises(ValueError, match="`learning_rate` must be left out"):
         small(two_inputs, learning_rate=0.1).run(tmp_path / "compiled")
+    x, y = examples()
+    halves = Arrays(train=(x, y / 2), test=(x, y / 2))
+    with pytest.raises(ValueError, match="y must be integer labels"):
+        small(plain, halves).run(tmp_path / "halves")
     body = keras.layers.Dense(8)
 
     def transferred():

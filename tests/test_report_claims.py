@@ -348,6 +348,19 @@ def test_all_reinitialisations_count():
     assert verdicts((LENET, results))["C4b"].verdict == "not reproduced"
 
 
+def test_a_training_that_diverged_stops_no_sooner():
+    results = []
+    for trial in range(3):
+        tickets = ladder("ticket", [0.98] * 18, [10_000] * 18, trial)
+        results += [tickets[0]] + [
+            dataclasses.replace(
+                one, early_stop_iteration=1, early_stop_val_loss=math.nan
+            )
+            for one in tickets[1:]
+        ]
+    assert verdicts((LENET, results))["C1"].verdict == "undecided"
+
+
 def test_a_little_better_is_not_what_is_claimed():
     results = []
     for trial in range(3):
@@ -390,6 +403,18 @@ def test_the_text_has_the_rule_every_claim_and_every_verdict(tmp_path):
     assert "42.00 [42.00, 42.00] % earlier, 3 trials" in first
     assert "50,000 iterations" in first and first.endswith("reproduced")
     assert "C7a conv_2" in text and "no run of conv_2" in text
+
+
+def test_each_run_has_its_own_reason(tmp_path):
+    _, results = as_in_the_paper()
+    whole = run_directory(tmp_path / "whole", results)
+    few = run_directory(
+        tmp_path / "few", [r for r in results if r.trial == 0], iterations=5000
+    )
+    text = check_claims([whole, few])
+    reasons = text.partition("why it is open")[2].splitlines()
+    (c1,) = (line for line in reasons if line.startswith("C1 "))
+    assert "5,000 of 50,000 iterations" in c1 and "of at least 3" in c1
 
 
 def test_where_nothing_can_be_judged_one_sentence_says_why(tmp_path):

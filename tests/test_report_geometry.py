@@ -121,3 +121,13 @@ def test_chance_is_what_random_masks_have():
     jaccard, hamming, by_chance, apart = _indices(*_counts(one, other))
     assert jaccard == pytest.approx(by_chance, abs=0.005)
     assert hamming == pytest.approx(apart, abs=0.005)
+
+
+def test_a_level_that_is_missing_is_not_named(run):
+    later = run.load_ticket(0, "ticket", 1)
+    later.level = 2
+    run.save_ticket(0, "ticket", later)
+    rows = [result(trial=0, arm="ticket", level=level) for level in (0, 2)]
+    run.write_results(Results(rows))
+    (one,) = found(run, "levels", "one", trial=0)
+    assert (one.level, one.other_level) == (2, 0)

@@ -1,5 +1,6 @@
 """Means over trials, differences between arms, and the test of them."""
 
+import dataclasses
 import itertools
 import math
 
@@ -9,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_experiments_results import result
 
+from keras_lottery.experiments.plan import Place
 from keras_lottery.report.statistics import (
+    Measurements,
     differences,
     layer_names,
     series,
@@ -73,6 +76,14 @@ def test_no_difference_is_no_evidence():
 
 def test_many_trials_are_exact_too():
     assert sign_flip([1.0] * 30) == 2 / 2**30
+
+
+def test_of_more_trials_the_choices_are_drawn():
+    values = np.random.default_rng(0).normal(0.35, 1.0, 30)
+    exact, drawn = sign_flip(values), sign_flip([*values, 1e-9])
+    assert drawn == sign_flip([*values, 1e-9])
+    assert drawn == pytest.approx(exact, rel=0.05)
+    assert 0 < sign_flip([1.0] * 200) < 2e-5
 
 
 def test_what_is_no_number_gives_no_p():
@@ -144,3 +155,53 @@ def test_layers_are_named_without_model_and_kernel():
         ([], []),
     ):
         assert layer_names(paths) == dict(zip(paths, names))
+
+
+def test_levels_of_other_densities_are_not_compared():
+    rows = [made("ticket", 0, level, 0.9) for level in range(3)]
+    other = [made("reinit", 0, level, 0.8) for level in range(3)]
+    other[1] = dataclasses.replace(other[1], density=0.4)
+    found = differences(
+        rows + other, "ticket", "reinit", "early_stop_test_accuracy"
+    )
+    assert [row.level for row in found] == [0, 2]
+
+
+class RunOf:
+    """A run of one level, of which the trainings ended at these iterations."""
+
+    def __init__(self, *ends):
+        self.experiment = {}
+        self.results = [made("ticket", t, 0, 0.9) for t in range(len(ends))]
+        self.ends = ends
+
+    def load_places(self):
+        return {Place(t, 0, "ticket"): str(t) for t in range(len(self.ends))}
+
+    def load_ticket(self, *place):
+        return None
+
+    def load_curves(self, key):
+        iterations = np.arange(100, self.ends[int(key)] + 1, 100)
+        values = np.full(len(iterations), float(key))
+        return {
+            "iterations": iterations,
+            "val_loss": values,
+            "val_accuracy": values,
+        }
+
+
+@pytest.mark.parametrize(
+    "ends, kept, diverged",
+    [
+        ((300, 300), [0, 1], 0),
+        ((100, 300, 300), [1, 2], 1),
+        ((200,), [0], 0),
+    ],
+)
+def test_a_training_that_ended_early_is_in_no_mean_curve(ends, kept, diverged):
+    curves = Measurements(RunOf(*ends)).learning_curves("ticket", 0)
+    assert curves.iterations.tolist() == list(range(100, max(ends) + 1, 100))
+    assert curves.values["val_loss"][:, 0].tolist() == kept
+    assert len(curves.early_stops) == len(kept)
+    assert curves.diverged == diverged

@@ -33,3 +33,19 @@ def test_a_training_that_diverged_is_not_blank():
         for r in RESULTS
     ]
     assert summary(diverged).splitlines()[2].count("nan%") == 2
+
+
+def test_an_arm_of_other_densities_has_a_column_of_them():
+    other = [
+        dataclasses.replace(r, arm="transferred", density=0.6**r.level)
+        for r in RESULTS
+        if r.arm == "ticket"
+    ]
+    lines = summary(RESULTS + other).splitlines()
+    assert [line.split()[1] for line in lines[2:]] == [
+        "100.00%",
+        "80.00%",
+        "64.00%",
+    ]
+    assert lines[1].split().count("density") == 2
+    assert "36.00%" in lines[-1]

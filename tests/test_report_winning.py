@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 from test_experiments_results import result
 
@@ -58,3 +60,40 @@ def test_it_sets_the_reinitialised_ticket_beside_it():
 def test_without_tickets_it_names_the_most_accurate():
     found, rule = headline(rows([0.9], [50], arm="reinit"))
     assert "Most accurate: reinit at 100 %" in found and not rule
+
+
+NAN = float("nan")
+
+
+def diverged(*rows):
+    return [
+        dataclasses.replace(
+            row, early_stop_iteration=1, early_stop_val_loss=NAN
+        )
+        for row in rows
+    ]
+
+
+def test_a_training_that_diverged_wins_nothing():
+    dense, ticket = rows([0.9, 0.9], [50, 50])
+    found, rule = headline([dense, *diverged(ticket)])
+    assert found.startswith("Most accurate: ticket at 100 %") and not rule
+    found, rule = headline(diverged(dense, ticket))
+    assert "No training has measured" in found and not rule
+
+
+def test_a_model_without_an_accuracy_is_not_compared():
+    found, rule = headline(rows([NAN, NAN], [50, 50]))
+    assert "No training has measured" in found and not rule
+
+
+def test_trials_are_compared_that_have_every_level():
+    whole = rows([0.9, 0.92, 0.91], [50, 40, 40])
+    begun = rows([0.99], [10], trial=1)
+    broken = rows([0.99, 0.99, 0.99], [10, 10, 10], trial=2)
+    broken[1:2] = diverged(broken[1])
+    reinit = rows([0.1, 0.1, 0.1], [99, 99, 99], arm="reinit", trial=2)
+    alone, _ = headline(whole)
+    found, _ = headline(whole + begun + broken + reinit)
+    assert found.startswith("One trial of 3, the others not having every")
+    assert found.partition(": ")[2] == alone.partition(": ")[2]

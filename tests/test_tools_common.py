@@ -57,6 +57,24 @@ def test_what_is_no_flag_is_left():
     assert VALUES.rounds == 4
 
 
+@pytest.mark.parametrize("resumes", (False, True))
+def test_a_script_says_that_it_goes_on_where_it_does(
+    resumes, monkeypatch, capsys
+):
+    def job():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        common.app, "run", lambda main, flags_parser: main(["script.py"])
+    )
+    monkeypatch.setattr(common, "start", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        common.run(job, resumes=resumes)
+    assert ended.value.code == 130
+    told = capsys.readouterr().err
+    assert told.startswith("Stopped.") and ("goes on" in told) == resumes
+
+
 def test_numbers():
     VALUES(["a_script.py", "--heights=2,7"])
     assert common.numbers("heights", int) == [2, 7]

@@ -22,3 +22,10 @@ from scripts import finish
 def test_flags_that_do_not_go_together_are_refused(flags, message):
     code, _, error = finish("measure_gains", *flags)
     assert code == 2 and message in error
+
+
+def test_a_directory_is_no_file_to_write(tmp_path):
+    code, _, error = finish(
+        "measure_gains", "--width=8", f"--output={tmp_path}"
+    )
+    assert code == 2 and "--output must be a file" in error

@@ -67,12 +67,12 @@ def main():
     os.makedirs(FLAGS.output_dir, exist_ok=True)
     facts = machine()
     print(f"{facts['cpu']}, {facts['cores']} cores")
-    frame = pandas.concat(
-        _measure(name, batch_size, densities)
-        for name in networks
-        for batch_size in batch_sizes
-    )
-    frame.to_csv(_path("csv"), index=False)
+    frames = []
+    for name in networks:
+        for batch_size in batch_sizes:
+            frames.append(_measure(name, batch_size, densities))
+            frame = pandas.concat(frames)
+            frame.to_csv(_path("csv"), index=False)
     by_density.draw(frame, _path("png"))
     by_density.draw(by_density.overview(frame), _path("overview.png"))
     facts["fit"] = by_density.fit(frame)
@@ -133,11 +133,9 @@ def _experiment(backend, seed):
 def _search():
     """Milliseconds a step of a whole search, all included, by backend."""
     found = {"xla": [], "sparse_or_xla": []}
-    seed = 0
-    for _ in range(2):
+    for seed in range(2):
         for backend, times in found.items():
-            seed += 1
-            experiment = _experiment(backend, seed // 2)
+            experiment = _experiment(backend, seed)
             with tempfile.TemporaryDirectory() as directory:
                 began = time.perf_counter()
                 experiment.run(directory)

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 _FORESEEN = ImportError, OSError, RuntimeError, ValueError
 
 
-def run(job, takes_arguments=False):
+def run(job, takes_arguments=False, resumes=False):
     """Runs a script's job as an absl app.
 
     A wrong value ends it with one line and exit code 2, Ctrl-C with 130;
@@ -24,6 +24,7 @@ def run(job, takes_arguments=False):
     Args:
         job: function without arguments, or of the list of arguments.
         takes_arguments: bool, whether the script takes any beside flags.
+        resumes: bool, whether the same command goes on where it was stopped.
     """
 
     def main(argv):
@@ -41,7 +42,8 @@ def run(job, takes_arguments=False):
                 _start_backend()
             job(arguments) if takes_arguments else job()
         except KeyboardInterrupt:
-            stop("Stopped. The same command goes on from here.", 130)
+            goes_on = " The same command goes on from here." * resumes
+            stop(f"Stopped.{goes_on}", 130)
         except (*_FORESEEN, *_file_errors()) as error:
             if logging.get_verbosity() >= logging.DEBUG:
                 raise

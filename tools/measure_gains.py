@@ -65,6 +65,11 @@ def main():
     if FLAGS.output:
         # What cannot be made is refused before anything is measured.
         of_a_file = not FLAGS.run_dirs
+        if of_a_file and os.path.isdir(FLAGS.output):
+            raise ValueError(
+                "--output must be a file. Received: the directory "
+                f"--output={FLAGS.output}"
+            )
         directory = os.path.dirname(FLAGS.output) if of_a_file else FLAGS.output
         os.makedirs(directory or ".", exist_ok=True)
     if FLAGS.run_dirs:

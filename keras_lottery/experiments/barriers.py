@@ -125,8 +125,7 @@ def instability(run):
 
     Source: Frankle et al., 1912.05671, section 2.
     """
-    lines = ((result, run.load_line(result)) for result in run.results)
-    return [Barrier.of(r, line) for r, line in lines if line is not None]
+    return [Barrier.of(result, errors) for result, errors in run.load_lines()]
 
 
 def measure_connectivity(run, data_dir=None):

@@ -102,11 +102,21 @@ def call(build, **arguments):
 
     Returns:
         What it returns.
+
+    Raises:
+        ValueError: If it has `classes`, which the targets do not say.
     """
     parameters = inspect.signature(build).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return build(**arguments)
     accepted = {p.name for p in parameters}
+    if "classes" in accepted and arguments.get("classes", 0) is None:
+        raise ValueError(
+            "y must be integer labels for a model that is built with "
+            "`classes`, one more than the largest label; `y.astype(int)` makes "
+            "such of booleans and whole numbers. Received: "
+            f"model={name(build)}, and targets that are no integers"
+        )
     return build(**{k: v for k, v in arguments.items() if k in accepted})
 
 

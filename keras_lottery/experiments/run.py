@@ -287,18 +287,19 @@ class Run:
         """Dict of arrays: `iterations` and what was measured there."""
         return self._arrays(key, "curve")
 
-    def load_line(self, result):
-        """The test errors on the line between two trainings of one start.
+    def load_lines(self):
+        """The test errors on the lines between two trainings of one start.
 
-        Args:
-            result: `Result` of the first.
-
-        Returns:
-            An array, or `None` if there was no second training.
+        Yields:
+            Pairs of a `Result`, of the first training, and an array. Starts
+            that were trained once are left out.
         """
-        place = Place(result.trial, result.level, second(result.arm))
-        key = self.load_places().get(place)
-        return key and (self._arrays(key, "line") or {}).get("test_error")
+        keys = self.load_places()
+        for result in self.results:
+            place = Place(result.trial, result.level, second(result.arm))
+            arrays = place in keys and self._arrays(keys[place], "line")
+            if arrays:
+                yield result, arrays["test_error"]
 
     def _arrays(self, key, kind):
         """Dict of the arrays of a kind in a training's file, or `None`."""

@@ -5,6 +5,7 @@ stay as they are; in the page each becomes a CSS variable, so that the same
 drawing is right on a light and on a dark ground.
 """
 
+import collections
 import dataclasses
 import functools
 import html
@@ -339,9 +340,10 @@ def _over_density(measurements):
 def _learning_curves(measurements):
     """Curves of the ticket by density, and of all arms at one density."""
     arms, levels = measurements.arms, measurements.levels("ticket")
+    labels = _labels(levels)
     curves = _known_curves(
         measurements,
-        {percent(levels[k]): ("ticket", k) for k in evenly_spaced(levels)},
+        {labels[k]: ("ticket", k) for k in evenly_spaced(levels)},
     )
     figures = _of_curves(curves, "by_density", "ticket, by density")
     pruned = [level for level in levels if level]
@@ -354,6 +356,20 @@ def _learning_curves(measurements):
             what = f"arms at {percent(levels[level])}"
             figures += _of_curves(curves, "by_arm", what)
     return figures
+
+
+def _labels(levels):
+    """Dict, level -> its density, and its number where others read the same.
+
+    Args:
+        levels: dict, level -> density.
+    """
+    texts = {level: percent(density) for level, density in levels.items()}
+    count = collections.Counter(texts.values())
+    return {
+        level: text if count[text] == 1 else f"{text} (level {level})"
+        for level, text in texts.items()
+    }
 
 
 def _known_curves(measurements, lines):
@@ -374,6 +390,12 @@ def _of_curves(curves, name, what):
         caption = (
             "Lines: means over trials; bars: minimum to maximum; markers: "
             "mean early-stop iteration."
+        )
+    diverged = sum(one.diverged for one in curves.values())
+    if diverged:
+        caption += (
+            f" {plural(diverged, 'training')} that ended early, since the "
+            f"loss was no number, {'is' if diverged == 1 else 'are'} left out."
         )
     kinds = (
         ("val_accuracy", "Validation accuracy", "accuracy (%)", 100.0, False),
@@ -399,8 +421,9 @@ def _of_curves(curves, name, what):
 def _layer_densities(measurements):
     """Density of each layer at a few levels: a list of at most one `Figure`."""
     tickets, levels = measurements.tickets, measurements.levels("ticket")
+    labels = _labels(levels)
     shown = {
-        percent(levels[level]): [
+        labels[level]: [
             tickets.densities[level, layer] for layer in tickets.layers
         ]
         for level in evenly_spaced(levels)
@@ -466,10 +489,10 @@ def _first_layer_masks(measurements):
 
 def _weight_histograms(measurements):
     """Histograms of the weights that survived, one `Figure` per layer."""
-    tickets, levels = measurements.tickets, measurements.levels("ticket")
+    tickets = measurements.tickets
+    labels = _labels(measurements.levels("ticket"))
     survivors = {
-        percent(levels[level]): found
-        for level, found in tickets.survivors.items()
+        labels[level]: found for level, found in tickets.survivors.items()
     }
     if not survivors:
         return []

@@ -75,7 +75,7 @@ def _distances_of_an_arm(run, arm):
         for result in run.results
         if result.arm == arm
     )
-    before = {}
+    before, level_before = {}, None
     for level, group in itertools.groupby(places, lambda place: place[0]):
         masks = {}
         for _, trial in group:
@@ -87,13 +87,13 @@ def _distances_of_an_arm(run, arm):
             yield from named(
                 "levels",
                 (trial, level, masks[trial]),
-                (trial, level - 1, before[trial]),
+                (trial, level_before, before[trial]),
             )
         for one, other in itertools.combinations(masks, 2):
             yield from named(
                 "trials", (one, level, masks[one]), (other, level, masks[other])
             )
-        before = masks
+        before, level_before = masks, level
 
 
 def _compared(between, one, other, arm):

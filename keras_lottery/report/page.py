@@ -52,7 +52,8 @@ def write(
         A str, the path of `report.html`.
 
     Raises:
-        ValueError: If the directory holds no run, or no result yet.
+        ValueError: If the directory holds no run, or no result yet, or
+            `data_dir` is given without `connectivity`.
 
     Example:
 
@@ -67,6 +68,11 @@ def write(
     Source: the figures are those of Frankle & Carbin, 1803.03635.
     """
     run = Run.open(run_dir)
+    if data_dir is not None and not connectivity:
+        raise ValueError(
+            "`data_dir` is read for `connectivity`, which must be True too. "
+            f"Received: data_dir={data_dir!r}"
+        )
     if connectivity:
         run.write_connectivity(measure_connectivity(run, data_dir))
     measurements = Measurements(run)

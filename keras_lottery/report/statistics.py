@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import math
 import operator
 import statistics
 
@@ -115,8 +116,7 @@ class Trial:
         if not levels:
             return None
         near = min(levels, key=lambda r: abs(r.density - density))
-        close = abs(near.density - density) <= 0.1 * density
-        return near if close else None
+        return near if is_near(near.density, density) else None
 
     def within(self, arm, high, low):
         """Results of an arm from its level at `high` to that at `low`.
@@ -131,6 +131,11 @@ class Trial:
             for r in self._arms[arm]
             if last.density <= r.density <= first.density
         ]
+
+
+def is_near(density, other):
+    """Whether a density can stand for another: within a tenth of it."""
+    return abs(density - other) <= 0.1 * other
 
 
 # 1803.03635, section 2: three for each ticket.
@@ -148,6 +153,9 @@ def _mean_result(draws):
         name: statistics.fmean(getattr(result, name) for result in draws)
         for name in numbers
     }
+    if any(math.isnan(result.early_stop_val_loss) for result in draws):
+        # A training that diverged at once has no early stop.
+        means["early_stop_iteration"] = math.nan
     return dataclasses.replace(draws[0], **means)
 
 
@@ -184,7 +192,8 @@ def differences(results, arm, other, column):
         column: str, a column of the results, or a function of a result.
 
     Returns:
-        A list of `Difference`, one per level. If there is more than one level
+        A list of `Difference`, one per level at which the densities of both
+        are within a tenth of each other. If there is more than one level
         from 1 on, the last one is that of each trial's mean over them: one
         test instead of one per level.
     """
@@ -194,7 +203,9 @@ def differences(results, arm, other, column):
     densities = {}
     for (name, trial, level), first in sorted(table.items()):
         second = table.get((other, trial, level))
-        if name == arm and second is not None:
+        if name != arm or second is None:
+            continue
+        if is_near(second.density, first.density):
             levels[level][trial] = value(first) - value(second)
             densities.setdefault(level, first.density)
     rows = [
@@ -217,12 +228,19 @@ def _means_over_levels(levels):
     ]
 
 
+# Of so many differences all choices of signs are counted; of more, so many are
+# drawn.
+_MOST_EXACT, _DRAWN = 30, 100_000
+
+
 def sign_flip(differences):
-    """Exact two-sided p of the sign-flip permutation test of a zero mean.
+    """Two-sided p of the sign-flip permutation test of a zero mean.
 
     If the arms did not differ, each trial's difference could as well have had
     the other sign. p is the share of the 2**n choices of signs whose mean is
     at least as far from 0 as the mean measured; so it is at least 2 / 2**n.
+    Up to 30 differences it is exact. Of more, whose choices are too many, a
+    hundred thousand are drawn, always the same ones.
 
     Args:
         differences: list of float, one per trial.
@@ -245,6 +263,12 @@ def sign_flip(differences):
     reach = abs(values.sum()) - 1e-12 * np.abs(values).sum()
     if reach <= 0:
         return 1.0
+    if len(values) > _MOST_EXACT:
+        draw = np.random.default_rng(0)
+        signs = draw.choice([-1.0, 1.0], (_DRAWN, len(values)))
+        far = np.abs(signs @ values) >= reach
+        # The signs as they were measured are one of the choices.
+        return (int(far.sum()) + 1) / (_DRAWN + 1)
     # All sums of one half against the sorted sums of the other: 2**(n/2)
     # numbers instead of 2**n.
     half = len(values) // 2
@@ -272,11 +296,13 @@ class LearningCurves:
         values: dict, `"val_loss"` and `"val_accuracy"` -> array, (trials,
             iterations).
         early_stops: list of int, the early-stop iteration of each trial.
+        diverged: int, trials besides that ended early, if not all did.
     """
 
     iterations: np.ndarray
     values: dict
     early_stops: list
+    diverged: int = 0
 
 
 @dataclasses.dataclass
@@ -360,18 +386,18 @@ class Measurements:
         if not found:
             return None
         # A training that diverged ended early.
-        common = functools.reduce(
-            np.intersect1d, [curves["iterations"] for curves in found]
-        )
-        if not len(common):
-            return None
+        ends = [curves["iterations"][-1] for curves in found]
+        whole = [i for i, end in enumerate(ends) if end == max(ends)]
         values = {
-            name: np.stack(
-                [c[name][np.isin(c["iterations"], common)] for c in found]
-            )
+            name: np.stack([found[i][name] for i in whole])
             for name in ("val_accuracy", "val_loss")
         }
-        return LearningCurves(common, values, stops)
+        return LearningCurves(
+            found[whole[0]]["iterations"],
+            values,
+            [stops[i] for i in whole],
+            len(found) - len(whole),
+        )
 
     @functools.cached_property
     def tickets(self):

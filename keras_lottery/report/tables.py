@@ -11,7 +11,7 @@ import pandas
 
 from keras_lottery.display import percent
 from keras_lottery.report import html
-from keras_lottery.report.statistics import differences, series
+from keras_lottery.report.statistics import differences, is_near, series
 
 # Numbers as text.
 
@@ -125,7 +125,10 @@ def summary(results, share=None):
         for title, column, form in _SUMMARY
     ]
     arms = measured[0][-1]
-    densities = {p.level: p.density for found in arms.values() for p in found}
+    densities = {}
+    for found in arms.values():
+        for point in found:
+            densities.setdefault(point.level, point.density)
     levels = sorted(densities)
     table = {
         ("", "level"): levels,
@@ -135,7 +138,11 @@ def summary(results, share=None):
         table["", "of all"] = [
             f"{of_all_weights(densities[level], share):.2%}" for level in levels
         ]
-    for arm in arms:
+    for arm, points in arms.items():
+        # Such as one that takes the tickets of another run.
+        if not all(is_near(p.density, densities[p.level]) for p in points):
+            own = {p.level: f"{p.density:.2%}" for p in points}
+            table[arm, "density"] = [own.get(level, "") for level in levels]
         for title, form, by_arm in measured:
             means = {p.level: form(p.mean) for p in by_arm[arm]}
             table[arm, title] = [means.get(level, "") for level in levels]
@@ -168,11 +175,11 @@ def verdicts_text(verdicts):
     )
     says = {v.claim.id: v.claim.text for v in verdicts}
     texts = pandas.DataFrame(says.items(), columns=["claim", "says"])
-    whys = {v.claim.id: v.why for v in verdicts if v.why}
+    whys = [(v.claim.id, v.scale, v.why) for v in verdicts if v.why]
     parts = [_left_aligned(table), _left_aligned(texts)]
     if whys:
         frame = pandas.DataFrame(
-            whys.items(), columns=["claim", "why it is open"]
+            whys, columns=["claim", "scale", "why it is open"]
         )
         parts.append(_left_aligned(frame))
     return "\n\n".join(parts)

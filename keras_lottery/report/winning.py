@@ -1,5 +1,6 @@
 """The result of a run in a sentence: which of its tickets are winning."""
 
+import math
 import statistics
 
 from keras_lottery.report.tables import accuracy, percent, whole
@@ -13,6 +14,9 @@ _WINNING = (
 
 def headline(results):
     """The result of a run in a sentence, and the rule that it follows.
+
+    Compared are the trials that have all levels measured so far. A training
+    that diverged, or whose model measures no accuracy, has measured nothing.
 
     Args:
         results: list of `experiments.Result`, at least one.
@@ -33,35 +37,60 @@ def headline(results):
     Source: Frankle & Carbin, 1803.03635, section 1 (commensurate accuracy in
     at most as many iterations).
     """
-    levels = {}
-    for result in results:
-        if result.arm == "ticket":
-            levels.setdefault(result.level, []).append(result)
-    if 0 not in levels or len(levels) < 2:
-        return _most_accurate(results), ""
-    means = {level: _means(levels[level]) for level in sorted(levels)}
+    measured = [r for r in results if _is_measured(r)]
+    if not measured:
+        return "No training has measured a test accuracy at early stop.", ""
+    tickets = {(r.trial, r.level): r for r in measured if r.arm == "ticket"}
+    levels = sorted({level for _, level in tickets})
+    trials = [
+        trial
+        for trial in sorted({trial for trial, _ in tickets})
+        if all((trial, level) in tickets for level in levels)
+    ]
+    if not trials or 0 not in levels or len(levels) < 2:
+        return _most_accurate(measured), ""
+    means = {
+        level: _means([tickets[trial, level] for trial in trials])
+        for level in levels
+    }
     dense = means[0]
     winning = [
         level
         for level, (_, reached, stop) in means.items()
         if level and reached >= dense[1] and stop <= dense[2]
     ]
-    trials = len({result.trial for result in results})
-    over = "One trial" if trials == 1 else f"Mean over {trials} trials"
+    over = _over(len(trials), len({result.trial for result in results}))
     if not winning:
         return f"{over}: {_no_winner(means)}", _WINNING
     smallest = max(winning)
     found = f"{over}: {_winner(means[smallest], dense)}"
     reinitialised = [
-        r for r in results if (r.arm, r.level) == ("reinit", smallest)
+        r
+        for r in measured
+        if (r.arm, r.level) == ("reinit", smallest) and r.trial in trials
     ]
-    if reinitialised:
+    if len(reinitialised) == len(trials):
         _, reached, stop = _means(reinitialised)
         found += (
             f" Reinitialised, it has {accuracy(reached)} % after {whole(stop)}."
         )
     found += f" Winning: level{'s' * (len(winning) > 1)} {_listed(winning)}."
     return found, _WINNING
+
+
+def _is_measured(result):
+    numbers = result.early_stop_test_accuracy, result.early_stop_val_loss
+    return not any(map(math.isnan, numbers))
+
+
+def _over(compared, trials):
+    if compared == 1:
+        text = "One trial"
+    else:
+        text = f"Mean over {compared} trials"
+    if compared < trials:
+        text += f" of {trials}, the others not having every level"
+    return text
 
 
 def _winner(ticket, dense):
