@@ -5,7 +5,7 @@ import pytest
 from keras_lottery.experiments import Experiment
 from keras_lottery.experiments.arms import ARMS, arm
 from keras_lottery.experiments.bench import train_places
-from keras_lottery.experiments.plan import Place, plan
+from keras_lottery.experiments.plan import Place, Queue, plan
 
 SMALL = Experiment(rounds=1, iterations=20, eval_every=10)
 
@@ -22,6 +22,19 @@ def test_any_number_of_levels_can_be_planned():
     places = plan(Experiment(rounds=3000, arms=("reinit",)))
     assert places[-1] == Place(0, 3000, "reinit")
     assert len(places) == 3001 + 3000
+
+
+def test_what_is_one_training_is_not_begun_twice():
+    arms = "ticket", "reinit", "random_mask", "shuffled_mask", "one_shot"
+    queue = Queue(plan(Experiment(rounds=1, arms=arms)))
+    begun = [queue.next() for _ in range(len(queue.ready))]
+    assert begun == [Place(0, 0, "ticket"), Place(0, 0, "reinit")]
+    queue.done(begun[0])
+    assert {place.arm for _, place in queue.ready if place.level == 0} == {
+        "random_mask",
+        "shuffled_mask",
+        "one_shot",
+    }
 
 
 def test_an_arm_brings_along_what_serves_it():

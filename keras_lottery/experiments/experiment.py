@@ -396,8 +396,9 @@ class Coordinator:
         for place in places:
             other = place.needs.arm if place.needs else None
             if other and place.arm in arms and other not in arms:
-                needed.setdefault(other, {})[place.arm] = None
-        for other, these in needed.items():
+                needed.setdefault(other, set()).add(place.arm)
+        for other, found in needed.items():
+            these = [arm for arm in arms if arm in found]
             if not ARMS[other].taken_over:
                 self.progress.note(
                     f"{', '.join(these)} need{'s' * (len(these) == 1)} "
