@@ -190,7 +190,8 @@ class Arrays:
             if leaf.dtype.kind == "O":
                 # What is in memory of text are addresses.
                 leaf = leaf.astype(str)
-            digest.update(leaf.tobytes())
+            # Some dtypes have no buffer of their own.
+            digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
         return digest.hexdigest()[:32]
 
     def __eq__(self, other):
