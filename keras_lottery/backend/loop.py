@@ -20,6 +20,7 @@ _module = importlib.import_module(f"keras_lottery.backend.loop_{backend.NAME}")
 COMPILED = _module.COMPILED
 CompiledSteps = _module.CompiledSteps
 KeptWeights = _module.KeptWeights
+FINDS_LOGITS = _module.FINDS_LOGITS
 by_rule = _module.by_rule
 cannot_compile = _module.cannot_compile
 

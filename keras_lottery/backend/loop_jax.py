@@ -21,6 +21,7 @@ from keras_lottery.backend.common import (
 
 COMPILED = ("jax",)
 TENSOR = jax.Array
+FINDS_LOGITS = False
 
 
 class KeptWeights:

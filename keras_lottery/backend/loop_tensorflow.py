@@ -21,6 +21,9 @@ from keras_lottery.backend.common import (
 
 COMPILED = ("graph", "xla", "xla_update")
 TENSOR = tf.Tensor
+# Whether Keras computes crossentropies from logits wherever a softmax or a
+# sigmoid made the outputs, and not from clipped probabilities.
+FINDS_LOGITS = True
 
 # What XLA compiles into fast code on every device. An operation that is not
 # named here counts as unknown.

@@ -13,6 +13,7 @@ from keras import activations, layers, losses, metrics, optimizers
 
 from keras_lottery import keras_internals as internals
 from keras_lottery.backend.common import is_accuracy
+from keras_lottery.backend.loop import FINDS_LOGITS
 from keras_lottery.constraints import TicketMask
 
 # What elementwise activations are called here, and their slope for negative
@@ -148,14 +149,15 @@ def chain_of(model):
     if accuracy == "threshold":
         accuracy, threshold = "threshold", _accuracy(model).threshold
     if last.activation == _UNDONE.get(loss):
-        _check_logits_are_found()
+        if not FINDS_LOGITS:
+            raise Unsupported("Keras computes its loss from probabilities")
         if last.activation == "sigmoid" and threshold != 0.5:
             raise Unsupported(f"its accuracy has the threshold {threshold}")
         threshold = 0.0 if last.activation == "sigmoid" else threshold
         last.activation = "linear"
     elif loss != "squared" and not _from_logits(model):
         raise Unsupported("its loss takes other outputs than logits")
-    elif loss == "softmax" and keras.backend.backend() != "tensorflow":
+    elif loss == "softmax" and not FINDS_LOGITS:
         # The gradients differ where targets do not add up to 1.
         raise Unsupported("its targets need not be one class")
     elif loss != "squared" and last.activation != "linear":
@@ -167,12 +169,6 @@ def chain_of(model):
         raise Unsupported(f"its accuracy is {type(_accuracy(model)).__name__}")
     _check_optimizer(model.optimizer)
     return Chain(rescalings, links, loss, accuracy, threshold, dtypes.pop())
-
-
-def _check_logits_are_found():
-    if keras.backend.backend() != "tensorflow":
-        # Elsewhere it clips probabilities and takes their logarithm.
-        raise Unsupported("Keras computes its loss from probabilities")
 
 
 def _check_device(model):
