@@ -1,6 +1,7 @@
 """Arms: each starts from the masks and weights that its docstring says."""
 
 import dataclasses
+import warnings
 
 import keras
 import numpy as np
@@ -577,3 +578,12 @@ def test_random_criteria_draw_anew_in_each_trial(tmp_path):
     # Of independent masks that keep 80 %, two thirds of what one keeps.
     common = np.sum(masks[0] & masks[1]) / np.sum(masks[0] | masks[1])
     assert common == pytest.approx(0.64 / 0.96, abs=0.02)
+
+
+def test_what_a_pattern_leaves_alone_is_told_once(tmp_path):
+    small = dict(rounds=1, iterations=5, eval_every=5, arms=("ticket",))
+    with pytest.warns(UserWarning, match="block_size='channel' leaves"):
+        Experiment(**small, block_size="channel").run(tmp_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "block_size=")
+        assert Run(tmp_path).trained_model(1).model.lottery.level == 1

@@ -22,6 +22,7 @@ import io
 import json
 import os
 import shutil
+import warnings
 
 import filelock
 import keras
@@ -402,7 +403,10 @@ class Run:
                 "train the level again, or choose another `level`."
             ) from None
         data = experiment.load_data(experiment.derive_seed(trial, "split"))
-        model = experiment.trained_model(data, ticket)
+        with warnings.catch_warnings():
+            # What the pattern leaves alone was told when it was trained.
+            warnings.filterwarnings("ignore", "block_size=.* leaves")
+            model = experiment.trained_model(data, ticket)
         return RunModel(model, result, data)
 
     # Files.
