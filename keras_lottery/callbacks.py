@@ -10,10 +10,7 @@ import numpy as np
 
 from keras_lottery import backend, rewinding
 from keras_lottery.checks import check_arguments, check_integer
-from keras_lottery.keras_internals import (
-    forget_initial_epoch,
-    overridden_by,
-)
+from keras_lottery.keras_internals import forget_initial_epoch, overridden_by
 from keras_lottery.optimizers import variables_of
 from keras_lottery.state import TRAINING
 

@@ -125,10 +125,10 @@ def summary(results, share=None):
         for title, column, form in _SUMMARY
     ]
     arms = measured[0][-1]
-    densities = {}
-    for found in arms.values():
-        for point in found:
-            densities.setdefault(point.level, point.density)
+    # Those of the first arm that has the level.
+    densities = {
+        p.level: p.density for found in reversed(arms.values()) for p in found
+    }
     levels = sorted(densities)
     table = {
         ("", "level"): levels,

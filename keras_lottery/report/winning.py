@@ -1,5 +1,6 @@
 """The result of a run in a sentence: which of its tickets are winning."""
 
+import collections
 import math
 import statistics
 
@@ -40,19 +41,11 @@ def headline(results):
     measured = [r for r in results if _is_measured(r)]
     if not measured:
         return "No training has measured a test accuracy at early stop.", ""
-    tickets = {(r.trial, r.level): r for r in measured if r.arm == "ticket"}
-    levels = sorted({level for _, level in tickets})
-    trials = [
-        trial
-        for trial in sorted({trial for trial, _ in tickets})
-        if all((trial, level) in tickets for level in levels)
-    ]
-    if not trials or 0 not in levels or len(levels) < 2:
+    levels = _of_whole_trials([r for r in measured if r.arm == "ticket"])
+    if 0 not in levels or len(levels) < 2:
         return _most_accurate(measured), ""
-    means = {
-        level: _means([tickets[trial, level] for trial in trials])
-        for level in levels
-    }
+    trials = {result.trial for result in levels[0]}
+    means = {level: _means(tickets) for level, tickets in levels.items()}
     dense = means[0]
     winning = [
         level
@@ -83,11 +76,20 @@ def _is_measured(result):
     return not any(map(math.isnan, numbers))
 
 
+def _of_whole_trials(tickets):
+    """Dict, level -> the tickets of the trials that have every level."""
+    held = collections.defaultdict(set)
+    for ticket in tickets:
+        held[ticket.trial].add(ticket.level)
+    levels = {level: [] for level in sorted(set().union(*held.values()))}
+    whole = [t for t in tickets if held[t.trial] == levels.keys()]
+    for ticket in whole:
+        levels[ticket.level].append(ticket)
+    return levels if whole else {}
+
+
 def _over(compared, trials):
-    if compared == 1:
-        text = "One trial"
-    else:
-        text = f"Mean over {compared} trials"
+    text = "One trial" if compared == 1 else f"Mean over {compared} trials"
     if compared < trials:
         text += f" of {trials}, the others not having every level"
     return text
